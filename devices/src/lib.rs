@@ -1,0 +1,6 @@
+//! The devices of the machine: their function and nothing else.
+//!
+//! This crate knows no KVM, no config file and no thread policy. A device answers accesses on the [`bus`], raises its
+//! [`irq`], and says with an [`bus::Effect`] what the whole VM should do; it never stops the VM itself.
+pub mod bus;
+pub mod irq;

@@ -1,0 +1,2 @@
+//! coracle: a light VMM on KVM.
+pub mod config;
