@@ -1,2 +1,4 @@
 //! coracle: a light VMM on KVM.
+pub mod bundle;
 pub mod config;
+pub mod host;

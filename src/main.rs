@@ -1,2 +1,8 @@
 //! The command line of coracle.
-fn main() {}
+use std::process::ExitCode;
+
+mod cli;
+
+fn main() -> ExitCode {
+    cli::main()
+}
