@@ -1,4 +1,19 @@
 //! coracle: a light VMM on KVM.
+//!
+//! A JSON config becomes a checked [`config::spec::VmSpec`], [`builder::build`] makes a [`vm::Vm`] of it, and that is a
+//! value: start it, pause it, wait for it, drop it. Several in one process are normal. The library prints nothing, never
+//! ends the process and installs no logger.
+mod agent_port;
+mod board;
+mod boot;
+pub mod builder;
 pub mod bundle;
 pub mod config;
+mod console;
+pub mod event;
 pub mod host;
+mod kvm;
+mod machine;
+mod memory;
+mod vcpu;
+pub mod vm;

@@ -1,0 +1,144 @@
+//! The only giver of addresses and interrupts: plugs devices into the buses, then freezes the map.
+use crate::{
+    agent_port::{AgentPort, OnReport},
+    console::Console,
+    vcpu::Buses,
+};
+use coracle_arch::{
+    Arch, Host,
+    platform::{Part, PartKind, Space},
+};
+use coracle_devices::{
+    acpi_power::AcpiPower,
+    bus::{BusDevice, BusError},
+    ged::Ged,
+    gpio::Gpio,
+    i8042::I8042,
+    irq::IrqLine,
+    rtc::Rtc,
+    serial::Serial,
+};
+use kvm_ioctls::VmFd;
+use std::{io, sync::Arc};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// The line of the GPIO controller that is the power button.
+const POWER_BUTTON_LINE: u8 = 3;
+
+/// Why a device could not be plugged.
+#[derive(Debug, thiserror::Error)]
+pub enum BoardError {
+    /// Two devices claim the same addresses.
+    #[error("the machine's address map is inconsistent")]
+    Bus(#[from] BusError),
+    /// KVM refused an interrupt line.
+    #[error("KVM refused interrupt {gsi} for {name}; `coracle doctor` shows what this host offers")]
+    Interrupt {
+        /// The device.
+        name: &'static str,
+        /// The line.
+        gsi: u32,
+        /// KVM's answer.
+        source: kvm_ioctls::Error,
+    },
+    /// The system refused a descriptor.
+    #[error("cannot create an event for a device; raise the limit on open files")]
+    Event(#[from] io::Error),
+}
+
+/// The button that the host can press.
+pub(crate) enum PowerButton {
+    /// By ACPI's Generic Event Device.
+    Ged(Arc<Ged>),
+    /// By a GPIO line.
+    Gpio(Arc<Gpio>),
+}
+
+impl PowerButton {
+    /// Presses and releases it.
+    pub(crate) fn press(&self) {
+        match self {
+            Self::Ged(ged) => ged.press_power_button(),
+            Self::Gpio(gpio) => {
+                gpio.press(POWER_BUTTON_LINE);
+                gpio.release(POWER_BUTTON_LINE);
+            }
+        }
+    }
+}
+
+/// A board that is being filled.
+pub(crate) struct Board<'a> {
+    vm: &'a VmFd,
+    buses: Buses,
+    parts: Vec<Part>,
+    power_button: Option<PowerButton>,
+}
+
+impl<'a> Board<'a> {
+    /// An empty board, whose interrupts go to `vm`.
+    pub(crate) fn new(vm: &'a VmFd) -> Self {
+        Self { vm, buses: Buses::default(), parts: Vec::new(), power_button: None }
+    }
+
+    /// Plugs the devices that every machine of this architecture has. The agent port is one of them only if somebody
+    /// listens.
+    pub(crate) fn platform(&mut self, console: &Console, on_report: Option<OnReport>) -> Result<(), BoardError> {
+        let mut on_report = on_report;
+        for part in Host::PLATFORM {
+            match part.kind {
+                PartKind::Console => {
+                    let irq = self.line("the console", part)?;
+                    self.plug("the console", part, console.plug(irq)?)?;
+                }
+                PartKind::AgentPort => {
+                    let Some(on_report) = on_report.take() else { continue };
+                    let irq = self.line("the agent port", part)?;
+                    let room = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+                    let port = Arc::new(Serial::new(irq, Arc::new(AgentPort::new(on_report)), room));
+                    self.plug("the agent port", part, port)?;
+                }
+                PartKind::Rtc => self.plug("the clock", part, Arc::new(Rtc::new(IrqLine::new()?)))?,
+                PartKind::Ged => {
+                    let ged = Arc::new(Ged::new(self.line("the power button", part)?));
+                    self.power_button = Some(PowerButton::Ged(ged.clone()));
+                    self.plug("the power button", part, ged)?;
+                }
+                PartKind::Gpio => {
+                    let gpio = Arc::new(Gpio::new(self.line("the power button", part)?));
+                    self.power_button = Some(PowerButton::Gpio(gpio.clone()));
+                    self.plug("the power button", part, gpio)?;
+                }
+                PartKind::AcpiPower => self.plug("the power registers", part, Arc::new(AcpiPower))?,
+                PartKind::I8042 => self.plug("the reset line", part, Arc::new(I8042))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A line that raises the part's interrupt, if it has one.
+    fn line(&self, name: &'static str, part: &Part) -> Result<IrqLine, BoardError> {
+        let line = IrqLine::new()?;
+        if let Some(gsi) = part.gsi {
+            self.vm
+                .register_irqfd(line.event(), gsi)
+                .map_err(|source| BoardError::Interrupt { name, gsi, source })?;
+        }
+        Ok(line)
+    }
+
+    fn plug(&mut self, name: &'static str, part: &Part, device: Arc<dyn BusDevice>) -> Result<(), BoardError> {
+        let bus = match part.space {
+            Space::Mmio => &mut self.buses.mmio,
+            Space::Pio => &mut self.buses.pio,
+        };
+        bus.add(name, part.base..part.base + part.size, device)?;
+        self.parts.push(*part);
+        Ok(())
+    }
+
+    /// The finished board: the buses, what stands on them, and the button.
+    pub(crate) fn freeze(self) -> (Arc<Buses>, Vec<Part>, Option<PowerButton>) {
+        (Arc::new(self.buses), self.parts, self.power_button)
+    }
+}

@@ -1,0 +1,234 @@
+//! What to boot: the kernel and the initrd as open files, and the command line. Opened once per VM; a reset loads them
+//! again from the same descriptors, so a file that is replaced meanwhile changes nothing.
+use crate::{
+    bundle::{self, manifest::ManifestError},
+    config::spec::{BootSource, BootSpec, KernelLoad, MemorySpec, Protocol},
+    memory::{GuestRam, MemoryError},
+};
+use coracle_arch::{
+    Arch, Host,
+    kernel::{self, BootProtocol, Format, KernelError, KernelImage, Segment, Target},
+};
+use coracle_protocol::cmdline;
+use rustix::fs::MemfdFlags;
+use std::{
+    fs::File,
+    io::{self, Write},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// Pages of the host and the guest.
+const PAGE: u64 = 4096;
+
+/// Why a VM cannot be booted from its spec.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file cannot be opened.
+    #[error("cannot open {what} {path:?} ({key}); check the path and its permissions")]
+    Open {
+        /// "the kernel" or "the initrd".
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The config key that names it.
+        key: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The path is no file.
+    #[error("{path:?} ({key}) is {found}, not a file; give the path of {what}")]
+    NoFile {
+        /// "the kernel" or "the initrd".
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The config key that names it.
+        key: &'static str,
+        /// "a folder", "empty", ...
+        found: &'static str,
+    },
+    /// The image cannot be booted.
+    #[error("cannot boot {path:?} (boot-source.kernel_image_path)")]
+    Kernel {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: KernelError,
+    },
+    /// The bundle cannot be used.
+    #[error(transparent)]
+    Bundle(#[from] ManifestError),
+    /// The command line is too long.
+    #[error(
+        "the kernel command line has {length} bytes, but a kernel for {arch} takes at most {limit}; shorten \
+         boot-source.boot_args"
+    )]
+    Cmdline {
+        /// Bytes.
+        length: usize,
+        /// Bytes allowed.
+        limit: usize,
+        /// The architecture.
+        arch: &'static str,
+    },
+    /// The initrd finds no room.
+    #[error("the initrd has {mib} MiB and does not fit beside the kernel; raise machine-config.mem_size_mib")]
+    InitrdTooBig {
+        /// Its size.
+        mib: u64,
+    },
+    /// Bytes could not be placed in guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A decompressed kernel could not be kept.
+    #[error("cannot hold the decompressed kernel in memory")]
+    Decompressed(#[source] io::Error),
+}
+
+/// An open file and its length in bytes.
+struct Opened {
+    file: File,
+    length: u64,
+}
+
+/// What to boot, opened and understood.
+pub(crate) struct Boot {
+    kernel: Opened,
+    image: KernelImage,
+    initrd: Option<Opened>,
+    cmdline: String,
+    load: KernelLoad,
+    has_agent: bool,
+}
+
+impl Boot {
+    /// Opens the files of a spec and reads the kernel's headers.
+    pub(crate) fn open(spec: &BootSpec, memory: MemorySpec) -> Result<Self, BootError> {
+        let (kernel_path, initrd_path, keys) = match &spec.source {
+            BootSource::Files { kernel, initrd } => {
+                (kernel.clone(), initrd.clone(), ("boot-source.kernel_image_path", "boot-source.initrd_path"))
+            }
+            BootSource::Bundle(folder) => {
+                let bundle = bundle::manifest::find(folder, Host::NAME)?;
+                (bundle.kernel, Some(bundle.initramfs), ("boot-source.kernel_bundle", "boot-source.kernel_bundle"))
+            }
+        };
+        let cmdline = compose_cmdline(spec)?;
+        let opened = open_file("the kernel", &kernel_path, keys.0)?;
+        let (kernel, image) = understand(opened, &kernel_path, spec.protocol, memory)?;
+        let initrd = initrd_path.map(|path| open_file("the initrd", &path, keys.1)).transpose()?;
+        let has_agent = matches!(spec.source, BootSource::Bundle(_));
+        Ok(Self { kernel, image, initrd, cmdline, load: spec.load, has_agent })
+    }
+
+    /// Whether PID 1 of this guest reports to the VMM.
+    pub(crate) fn has_agent(&self) -> bool {
+        self.has_agent
+    }
+
+    pub(crate) fn protocol(&self) -> &BootProtocol {
+        &self.image.protocol
+    }
+
+    pub(crate) fn cmdline(&self) -> &str {
+        &self.cmdline
+    }
+
+    /// Puts the kernel and the initrd into fresh guest memory; answers where the initrd is.
+    pub(crate) fn load(&self, ram: &GuestRam) -> Result<Option<Range<u64>>, BootError> {
+        for segment in &self.image.segments {
+            self.load_segment(ram, segment)?;
+        }
+        let Some(initrd) = &self.initrd else { return Ok(None) };
+        let too_big = || BootError::InitrdTooBig { mib: initrd.length.div_ceil(1 << 20) };
+        let at = Host::initrd_address(ram.ranges(), self.image.end(), initrd.length).ok_or_else(too_big)?;
+        ram.copy_in("the initrd", &initrd.file, 0..initrd.length, at)?;
+        Ok(Some(at..at + initrd.length))
+    }
+
+    fn load_segment(&self, ram: &GuestRam, segment: &Segment) -> Result<(), MemoryError> {
+        let map = match self.load {
+            KernelLoad::Copy => false,
+            KernelLoad::Map => true,
+            KernelLoad::Auto => segment.cold,
+        };
+        let Segment { image, at, .. } = segment;
+        let what = "the kernel";
+        // Only pages that lie in the file as they will lie in memory can be mapped.
+        let head = image.start.next_multiple_of(PAGE) - image.start;
+        let aligned = image.start % PAGE == at % PAGE && head < image.end - image.start;
+        if !map || !aligned {
+            return ram.copy_in(what, &self.kernel.file, image.clone(), *at);
+        }
+        if head > 0 {
+            ram.copy_in(what, &self.kernel.file, image.start..image.start + head, *at)?;
+        }
+        ram.map_in(what, &self.kernel.file, image.start + head..image.end, at + head)
+    }
+}
+
+fn open_file(what: &'static str, path: &Path, key: &'static str) -> Result<Opened, BootError> {
+    let open = |source| BootError::Open { what, path: path.to_owned(), key, source };
+    let file = File::open(path).map_err(open)?;
+    let metadata = file.metadata().map_err(open)?;
+    let found = match metadata.len() {
+        _ if metadata.is_dir() => "a folder",
+        _ if !metadata.is_file() => "a device or a pipe",
+        0 => "empty",
+        length => return Ok(Opened { file, length }),
+    };
+    Err(BootError::NoFile { what, path: path.to_owned(), key, found })
+}
+
+/// Finds out how to load and enter the kernel, decompressing it first where its format has no decompressor of its own.
+fn understand(
+    opened: Opened,
+    path: &Path,
+    protocol: Protocol,
+    memory: MemorySpec,
+) -> Result<(Opened, KernelImage), BootError> {
+    let kernel = |source| BootError::Kernel { path: path.to_owned(), source };
+    let opened = match kernel::format(&opened.file, opened.length).map_err(kernel)? {
+        Format::Gzip => {
+            let bytes = kernel::decompress(&opened.file, memory.bytes).map_err(kernel)?;
+            hold(&bytes).map_err(BootError::Decompressed)?
+        }
+        _ => opened,
+    };
+    let protocol = match protocol {
+        Protocol::Auto => None,
+        Protocol::Linux64 => Some(kernel::Protocol::Linux64),
+        Protocol::Pvh => Some(kernel::Protocol::Pvh),
+    };
+    let ram = Host::memory_ranges(memory.bytes);
+    let target = Target { machine: Host::NAME, ram: &ram, protocol };
+    let image = kernel::parse(&opened.file, opened.length, &target).map_err(kernel)?;
+    Ok((opened, image))
+}
+
+/// Keeps bytes in an anonymous file, so that they load as any other.
+fn hold(bytes: &[u8]) -> io::Result<Opened> {
+    let mut file = File::from(rustix::fs::memfd_create("kernel", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(Opened { file, length: bytes.len() as u64 })
+}
+
+/// The default or the given arguments, with the guest's command before a ` -- `: what follows that is for PID 1 and
+/// stays last.
+fn compose_cmdline(spec: &BootSpec) -> Result<String, BootError> {
+    let given = spec.cmdline.as_deref().unwrap_or(Host::DEFAULT_CMDLINE).trim();
+    let cmdline = if spec.command.is_empty() {
+        given.to_owned()
+    } else {
+        let (kernel, init) = given.split_once("-- ").map_or((given, None), |(k, i)| (k.trim_end(), Some(i)));
+        let command = cmdline::encode(&spec.command);
+        let tail = init.map(|init| format!(" -- {init}")).unwrap_or_default();
+        format!("{kernel} {command}{tail}").trim_start().to_owned()
+    };
+    let (length, limit) = (cmdline.len(), Host::MAX_CMDLINE);
+    if length > limit { Err(BootError::Cmdline { length, limit, arch: Host::NAME }) } else { Ok(cmdline) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! From a checked spec to a VM that is ready to start. The first place that opens anything.
+use crate::{
+    board::{Board, BoardError},
+    boot::{Boot, BootError},
+    config::spec::VmSpec,
+    console::{Console, ConsoleError},
+    kvm::{self, KvmError},
+    machine::Machine,
+    memory::{GuestRam, MemoryError},
+    vcpu::VcpuHandle,
+    vm::{Note, Vm},
+};
+use coracle_arch::{Arch, ArchError, Description, Host};
+use std::{
+    io,
+    sync::mpsc::{Sender, channel},
+};
+
+/// Why a VM could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// KVM cannot be used.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The kernel or the initrd cannot be used.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The console.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// A device.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// The architecture's set-up.
+    #[error(transparent)]
+    Arch(#[from] ArchError),
+    /// A thread or a descriptor.
+    #[error("cannot start a thread of the VM; raise the limits on threads and open files")]
+    Thread(#[from] io::Error),
+}
+
+/// Opens what the spec names and builds the first machine. The guest runs after [`Vm::start`].
+pub fn build(spec: VmSpec) -> Result<Vm, BuildError> {
+    let (notes, inbox) = channel();
+    let on_reboot = spec.on_reboot;
+    let boot = Boot::open(&spec.boot, spec.memory)?;
+    let console = Console::open(
+        &spec.serial,
+        forward(&notes, Note::Panicked),
+        forward(&notes, Note::Escape),
+    )?;
+    let blueprint = Blueprint { spec, boot, console, notes: notes.clone() };
+    let machine = blueprint.machine(0)?;
+    let rebuild = Box::new(move |generation| blueprint.machine(generation).map_err(|e| chain(&e)));
+    Ok(Vm::spawn(machine, rebuild, on_reboot, (notes, inbox))?)
+}
+
+/// A callback that makes a note for the control thread. A VM that is over hears nothing more.
+fn forward<T>(notes: &Sender<Note>, note: fn(T) -> Note) -> Box<dyn Fn(T) + Send + Sync> {
+    let notes = notes.clone();
+    Box::new(move |value| drop(notes.send(note(value))))
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |e| e.source()).fold(error.to_string(), |line, e| format!("{line}: {e}"))
+}
+
+/// What outlives a reset.
+struct Blueprint {
+    spec: VmSpec,
+    boot: Boot,
+    console: Console,
+    notes: Sender<Note>,
+}
+
+impl Blueprint {
+    /// Builds one machine. Each line consumes what the lines above made.
+    fn machine(&self, generation: u64) -> Result<Machine, BuildError> {
+        let count = self.spec.vcpus;
+        let kvm = kvm::open(count)?;
+        let vm = kvm::create_vm(&kvm)?;
+        let ram = GuestRam::reserve(self.spec.memory, Host::memory_ranges(self.spec.memory.bytes))?;
+        ram.attach(&vm)?;
+        let (irqchip, cpus) = Host::create_cpus(&kvm, &vm, count)?;
+
+        let mut board = Board::new(&vm);
+        let notes = self.notes.clone();
+        let on_report = move |report| drop(notes.send(Note::Report { generation, report }));
+        board.platform(&self.console, self.boot.has_agent().then(|| Box::new(on_report) as _))?;
+        let (buses, parts, power_button) = board.freeze();
+
+        let initrd = self.boot.load(&ram)?;
+        let description = Description {
+            protocol: self.boot.protocol(),
+            cmdline: self.boot.cmdline(),
+            initrd,
+            ram: ram.ranges(),
+            parts: &parts,
+            rng_seed: random()?,
+        };
+        let entry = Host::describe(ram.view(), &irqchip, &cpus, &description)?;
+        let mut vcpus = Vec::with_capacity(cpus.len());
+        for (index, cpu) in (0..).zip(cpus) {
+            Host::set_up_cpu(&kvm, &cpu, index, count, &entry)?;
+            let notes = self.notes.clone();
+            let on_exit = Box::new(move |exit| drop(notes.send(Note::VcpuDone { generation, exit })));
+            vcpus.push(VcpuHandle::spawn(index, &vm, cpu, buses.clone(), on_exit)?);
+        }
+        Ok(Machine::new(vcpus, power_button, irqchip, vm, ram))
+    }
+}
+
+fn random() -> io::Result<[u8; 64]> {
+    let mut seed = [0; 64];
+    let (filled, _) = rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty())?;
+    // The kernel never gives fewer for so few bytes.
+    if filled.len() == 64 { Ok(seed) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}

@@ -1,0 +1,153 @@
+//! What the operator types (or a file holds), on its way to the guest's serial port: one thread that reads no more than
+//! the port has room for.
+use super::{
+    output::ready,
+    terminal::{Escape, EscapeKeys, RawMode},
+};
+use coracle_devices::serial::Serial;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::{
+    fs::File,
+    io::{self, Read},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    thread::{self, JoinHandle},
+};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// Bytes read at once.
+const CHUNK: usize = 256;
+
+/// Called when the operator uses an escape key.
+pub(crate) type OnEscape = Box<dyn Fn(Escape) + Send>;
+
+/// The running thread. Dropping it ends the thread and restores the terminal.
+pub(crate) struct Input {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    serial: Mutex<Weak<Serial>>,
+    /// Written by the port when it has room again, and when a new port is attached.
+    room: EventFd,
+    stop: EventFd,
+}
+
+impl Input {
+    /// Starts reading `source`. If it is the operator's own terminal (`interactive`), it goes into raw mode, with
+    /// escape keys, until the value is dropped.
+    pub(crate) fn spawn(source: File, interactive: bool, on_escape: OnEscape) -> io::Result<Self> {
+        let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
+        let shared = Arc::new(Shared { serial: Mutex::default(), room: event()?, stop: event()? });
+        let raw = if interactive { RawMode::enter(&source)? } else { None };
+        let reader = Reader {
+            shared: shared.clone(),
+            source: Some(source),
+            keys: raw.is_some().then(EscapeKeys::default),
+            _raw: raw,
+            pending: Vec::new(),
+            on_escape,
+        };
+        let thread = thread::Builder::new().name("console-in".into()).spawn(move || reader.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Written when the port has room again.
+    pub(crate) fn room(&self) -> io::Result<EventFd> {
+        self.shared.room.try_clone()
+    }
+
+    /// From here on bytes go to `serial`.
+    pub(crate) fn attach(&self, serial: &Arc<Serial>) {
+        *self.shared.serial.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(serial);
+        signal(&self.shared.room);
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        signal(&self.shared.stop);
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            log::error!("the console's input thread panicked");
+        }
+    }
+}
+
+fn signal(event: &EventFd) {
+    if let Err(error) = event.write(1)
+        && error.kind() != io::ErrorKind::WouldBlock
+    {
+        log::error!("cannot wake the console's input: {error}");
+    }
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    /// `None` once it has ended.
+    source: Option<File>,
+    keys: Option<EscapeKeys>,
+    /// Restores the terminal when the thread ends.
+    _raw: Option<RawMode>,
+    /// Read, but not taken by the port yet.
+    pending: Vec<u8>,
+    on_escape: OnEscape,
+}
+
+impl Reader {
+    fn run(mut self) {
+        while !ready(&self.shared.stop, PollFlags::IN, 0) {
+            self.deliver();
+            let blocked = !self.pending.is_empty();
+            let mut fds = vec![
+                PollFd::new(&self.shared.stop, PollFlags::IN),
+                PollFd::new(&self.shared.room, PollFlags::IN),
+            ];
+            if let Some(source) = self.source.as_ref().filter(|_| !blocked) {
+                fds.push(PollFd::new(source, PollFlags::IN));
+            }
+            if poll(&mut fds, None).is_err() {
+                continue;
+            }
+            let readable = fds.get(2).is_some_and(|fd| !fd.revents().is_empty());
+            drop(fds);
+            let _ = self.shared.room.read();
+            if readable {
+                self.read();
+            }
+        }
+    }
+
+    fn read(&mut self) {
+        let mut chunk = [0; CHUNK];
+        let Some(source) = &mut self.source else { return };
+        match source.read(&mut chunk) {
+            Ok(0) => self.source = None,
+            Ok(n) => self.take(chunk.get(..n).unwrap_or_default()),
+            Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error) => {
+                log::warn!("the console's input has ended: {error}");
+                self.source = None;
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        match &mut self.keys {
+            None => self.pending.extend_from_slice(bytes),
+            Some(keys) => {
+                let (bytes, escapes) = keys.filter(bytes);
+                self.pending.extend(bytes);
+                escapes.into_iter().for_each(|escape| (self.on_escape)(escape));
+            }
+        }
+    }
+
+    /// Gives the port what it takes.
+    fn deliver(&mut self) {
+        let serial = self.shared.serial.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(serial) = serial.filter(|_| !self.pending.is_empty()) {
+            let taken = serial.receive(&self.pending);
+            self.pending.drain(..taken);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! One incarnation of a VM: what a reset throws away and builds anew.
+use crate::{
+    board::PowerButton,
+    memory::GuestRam,
+    vcpu::{self, VcpuHandle},
+};
+use coracle_arch::{Arch, Host};
+use kvm_ioctls::VmFd;
+
+/// KVM's objects, guest memory and the threads that run in them. Fields are dropped in order: the vCPU threads end
+/// before the VM, and the VM before the memory that it shows to the guest.
+pub(crate) struct Machine {
+    vcpus: Vec<VcpuHandle>,
+    power_button: Option<PowerButton>,
+    _irqchip: <Host as Arch>::Irqchip,
+    _vm: VmFd,
+    _ram: GuestRam,
+}
+
+impl Machine {
+    /// Takes a machine whose vCPUs are all paused.
+    pub(crate) fn new(
+        vcpus: Vec<VcpuHandle>,
+        power_button: Option<PowerButton>,
+        irqchip: <Host as Arch>::Irqchip,
+        vm: VmFd,
+        ram: GuestRam,
+    ) -> Self {
+        Self { vcpus, power_button, _irqchip: irqchip, _vm: vm, _ram: ram }
+    }
+
+    /// Enters the guest on all vCPUs.
+    pub(crate) fn resume(&mut self) {
+        self.vcpus.iter_mut().for_each(VcpuHandle::resume);
+    }
+
+    /// Returns when every vCPU is out of the guest. All are asked first, so that none waits for another.
+    pub(crate) fn pause(&mut self) {
+        let answers = self.vcpus.iter_mut().map(VcpuHandle::pause).collect();
+        vcpu::wait_all(answers);
+    }
+
+    /// Presses the power button; `false` where this machine has none.
+    pub(crate) fn press_power_button(&self) -> bool {
+        self.power_button.as_ref().map(PowerButton::press).is_some()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.vcpus.iter_mut().for_each(VcpuHandle::stop);
+    }
+}
