@@ -8,3 +8,4 @@ pub mod i8042;
 pub mod irq;
 #[cfg(test)]
 mod scribble;
+pub mod serial;
