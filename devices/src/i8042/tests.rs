@@ -56,6 +56,6 @@ fn the_ports_between_stay_unclaimed() {
 #[test]
 fn survives_random_accesses() {
     scribble(&I8042::default(), SIZE, 4000, |_, effect| {
-        assert_ne!(effect, Effect::Shutdown)
+        assert_ne!(effect, Effect::Shutdown);
     });
 }

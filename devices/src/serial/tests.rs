@@ -115,9 +115,9 @@ fn a_linux_probe_finds_a_16550a() {
     for byte in 0..=255 {
         r.set(THR, byte);
     }
-    let mut count = 0;
-    while r.get(LSR) & 1 != 0 && count < 256 {
-        assert_eq!(r.get(RBR), count as u8);
+    let mut count = 0u8;
+    while r.get(LSR) & 1 != 0 && count < u8::MAX {
+        assert_eq!(r.get(RBR), count);
         count += 1;
     }
     assert_eq!(count, 16);
@@ -171,7 +171,9 @@ fn a_full_output_stops_the_transmitter_until_it_drains() {
     assert_eq!(r.get(IIR) & 0x0f, 2);
     r.irqs();
     let burst: Vec<u8> = (0..16).collect();
-    burst.iter().for_each(|&b| r.set(THR, b));
+    for &byte in &burst {
+        r.set(THR, byte);
+    }
     r.irqs();
     assert_eq!(r.get(LSR) & 0x60, 0);
     assert_eq!(r.get(IIR) & 0x0f, 1);
@@ -266,7 +268,7 @@ fn input_survives_the_opening_of_the_port() {
         r.set(FCR, fcr);
     }
     for register in [LSR, RBR, IIR, MSR, LSR, IIR, LSR, RBR] {
-        assert_eq!(r.get(register) & if register == LSR { 1 } else { 0 }, 0);
+        assert_eq!(r.get(register) & u8::from(register == LSR), 0);
     }
     r.set(MCR, 0x10);
     assert_eq!((r.get(LSR) & 1, r.get(RBR)), (0, 0), "loopback cuts the line");
