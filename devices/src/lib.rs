@@ -2,5 +2,10 @@
 //!
 //! This crate knows no KVM, no config file and no thread policy. A device answers accesses on the [`bus`], raises its
 //! [`irq`], and says with an [`bus::Effect`] what the whole VM should do; it never stops the VM itself.
+pub mod acpi_power;
 pub mod bus;
+pub mod i8042;
 pub mod irq;
+#[cfg(test)]
+mod scribble;
+pub mod serial;
