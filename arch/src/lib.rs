@@ -7,6 +7,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::ops::Range;
 use vm_memory::GuestMemoryMmap;
 
+pub mod fdt;
 pub mod kernel;
 pub mod platform;
 
@@ -91,6 +92,9 @@ pub enum ArchError {
         /// This architecture.
         arch: &'static str,
     },
+    /// The device tree cannot tell of this machine.
+    #[error("cannot describe the machine to the guest")]
+    DeviceTree(#[from] fdt::FdtError),
     /// A value that this architecture cannot express.
     #[error("{0}")]
     Limit(String),
