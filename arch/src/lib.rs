@@ -11,6 +11,11 @@ pub mod fdt;
 pub mod kernel;
 pub mod platform;
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::Aarch64 as Host;
+
 use kernel::BootProtocol;
 use platform::Part;
 
