@@ -7,8 +7,14 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::ops::Range;
 use vm_memory::GuestMemoryMmap;
 
+pub mod fdt;
 pub mod kernel;
 pub mod platform;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::Aarch64 as Host;
 
 use kernel::BootProtocol;
 use platform::Part;
@@ -91,6 +97,9 @@ pub enum ArchError {
         /// This architecture.
         arch: &'static str,
     },
+    /// The device tree cannot tell of this machine.
+    #[error("cannot describe the machine to the guest")]
+    DeviceTree(#[from] fdt::FdtError),
     /// A value that this architecture cannot express.
     #[error("{0}")]
     Limit(String),
