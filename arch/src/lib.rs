@@ -7,9 +7,15 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::ops::Range;
 use vm_memory::GuestMemoryMmap;
 
+pub mod acpi;
 pub mod fdt;
 pub mod kernel;
 pub mod platform;
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::X86_64 as Host;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
