@@ -1,0 +1,365 @@
+//! Rules of devices: names, addresses, sizes and what must be there once. Pure, like all of `check`.
+use super::super::error::{ConfigError, join, quoted};
+use super::super::raw::{
+    Balloon, Drive, MemoryHotplug, Metrics, MmdsConfig, NetworkInterface, Pmem, RateLimiter, TokenBucket, VmConfig,
+    Vsock,
+};
+use super::path;
+use std::{collections::HashMap, net::Ipv4Addr};
+
+/// The longest name of a device, in bytes.
+const MAX_ID: usize = 64;
+/// The longest name of a network interface on Linux, in bytes.
+const MAX_IFACE: usize = 15;
+/// The longest path of a Unix socket on Linux, in bytes.
+const MAX_SOCKET: usize = 107;
+/// Sizes in MiB that a memory-hotplug device has unless told otherwise; also the smallest.
+const SLOT_MIB: u64 = 128;
+const BLOCK_MIB: u64 = 2;
+
+/// Checks all device sections, in the order of the schema.
+pub(super) fn devices(config: &VmConfig) -> Result<(), ConfigError> {
+    drives(&config.drives)?;
+    pmem(&config.pmem)?;
+    one_root(config)?;
+    network(&config.network_interfaces)?;
+    config.vsock.as_ref().map_or(Ok(()), vsock)?;
+    if let Some(entropy) = &config.entropy {
+        rate_limiter("entropy.rate_limiter", entropy.rate_limiter.as_ref())?;
+    }
+    if let Some(device) = &config.balloon {
+        balloon(device, config.machine_config.mem_size_mib)?;
+    }
+    config.memory_hotplug.as_ref().map_or(Ok(()), memory_hotplug)?;
+    if let Some(service) = &config.mmds_config {
+        mmds(service, &config.network_interfaces)?;
+    }
+    config.metrics.as_ref().map_or(Ok(()), metrics)
+}
+
+fn drives(drives: &[Drive]) -> Result<(), ConfigError> {
+    let mut ids = Names::default();
+    for (index, drive) in drives.iter().enumerate() {
+        let at = format!("drives[{index}]");
+        id(&join(&at, "drive_id"), &drive.drive_id)?;
+        ids.take(&at, "drive_id", &drive.drive_id, &drive.drive_id)?;
+        backend(&at, drive)?;
+        if let Some(uuid) = &drive.partuuid {
+            let at = join(&at, "partuuid");
+            if !drive.is_root_device {
+                let rule = "it finds the root file system, and this drive has is_root_device false";
+                let remedy = "Remove partuuid, or set is_root_device to true";
+                return Err(ConfigError::rule(at, quoted(uuid), rule, remedy));
+            }
+            if uuid.is_empty() || !uuid.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
+                let rule = "a partition id has hexadecimal digits and hyphens only";
+                let remedy = "Write it as `lsblk -o PARTUUID` shows it, for example \"0eaa91a0-01\"";
+                return Err(ConfigError::rule(at, quoted(uuid), rule, remedy));
+            }
+        }
+        rate_limiter(&join(&at, "rate_limiter"), drive.rate_limiter.as_ref())?;
+    }
+    Ok(())
+}
+
+/// A drive is either a file of ours or a vhost-user server's, which then decides on everything else.
+fn backend(at: &str, drive: &Drive) -> Result<(), ConfigError> {
+    let Some(socket) = &drive.socket else {
+        let Some(file) = &drive.path_on_host else {
+            return Err(ConfigError::MissingKey {
+                path: format!("{at}.path_on_host (or socket)"),
+                example: "\"path_on_host\": \"rootfs.ext4\"".to_owned(),
+            });
+        };
+        return path(&join(at, "path_on_host"), file).map(drop);
+    };
+    socket_path(&join(at, "socket"), socket)?;
+    let taken = [
+        ("path_on_host", drive.path_on_host.is_some()),
+        ("is_read_only", drive.is_read_only.is_some()),
+        ("io_engine", drive.io_engine.is_some()),
+        ("rate_limiter", drive.rate_limiter.is_some()),
+        ("discard", drive.discard.is_some()),
+    ];
+    match taken.iter().find(|(_, set)| *set) {
+        None => Ok(()),
+        Some((key, _)) => Err(ConfigError::rule(
+            join(at, key),
+            "set",
+            "socket is set as well, and the server behind it decides this",
+            format!("Remove {key}, or remove socket"),
+        )),
+    }
+}
+
+fn pmem(devices: &[Pmem]) -> Result<(), ConfigError> {
+    let mut ids = Names::default();
+    for (index, device) in devices.iter().enumerate() {
+        let at = format!("pmem[{index}]");
+        id(&join(&at, "id"), &device.id)?;
+        ids.take(&at, "id", &device.id, &device.id)?;
+        path(&join(&at, "path_on_host"), &device.path_on_host)?;
+        rate_limiter(&join(&at, "rate_limiter"), device.rate_limiter.as_ref())?;
+    }
+    Ok(())
+}
+
+fn one_root(config: &VmConfig) -> Result<(), ConfigError> {
+    let drives = config.drives.iter().enumerate();
+    let drives = drives.filter(|(_, drive)| drive.is_root_device);
+    let drives = drives.map(|(index, _)| format!("drives[{index}].is_root_device"));
+    let pmem = config.pmem.iter().enumerate();
+    let pmem = pmem.filter(|(_, device)| device.root_device);
+    let mut roots = drives.chain(pmem.map(|(index, _)| format!("pmem[{index}].root_device")));
+    match (roots.next(), roots.next()) {
+        (Some(first), Some(second)) => Err(ConfigError::rule(
+            second,
+            "true",
+            format!("{first} is true already, and a guest has one root file system"),
+            "Leave true on one device and set the others to false",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn network(interfaces: &[NetworkInterface]) -> Result<(), ConfigError> {
+    let (mut ids, mut taps, mut macs) = (Names::default(), Names::default(), Names::default());
+    for (index, interface) in interfaces.iter().enumerate() {
+        let at = format!("network-interfaces[{index}]");
+        id(&join(&at, "iface_id"), &interface.iface_id)?;
+        ids.take(&at, "iface_id", &interface.iface_id, &interface.iface_id)?;
+        tap_name(&join(&at, "host_dev_name"), &interface.host_dev_name)?;
+        taps.take(&at, "host_dev_name", &interface.host_dev_name, &interface.host_dev_name)?;
+        if let Some(text) = &interface.guest_mac {
+            mac(&join(&at, "guest_mac"), text)?;
+            macs.take(&at, "guest_mac", &text.to_ascii_lowercase(), text)?;
+        }
+        if let Some(mtu) = interface.mtu.filter(|mtu| !(68..=65535).contains(mtu)) {
+            return Err(ConfigError::rule(
+                join(&at, "mtu"),
+                mtu.to_string(),
+                "an MTU is 68 to 65535 bytes",
+                "Set it to the MTU of the host's interface, for example 1500",
+            ));
+        }
+        rate_limiter(&join(&at, "rx_rate_limiter"), interface.rx_rate_limiter.as_ref())?;
+        rate_limiter(&join(&at, "tx_rate_limiter"), interface.tx_rate_limiter.as_ref())?;
+    }
+    Ok(())
+}
+
+/// What the kernel takes as the name of an interface.
+fn tap_name(at: &str, name: &str) -> Result<(), ConfigError> {
+    let allowed = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':' | '%');
+    if (1..=MAX_IFACE).contains(&name.len()) && name != "." && name != ".." && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(ConfigError::rule(
+        at,
+        quoted(name),
+        format!("a network interface of Linux has a name of 1 to {MAX_IFACE} bytes without spaces, /, : and %"),
+        "Name a TAP interface of the host, for example \"tap0\"",
+    ))
+}
+
+fn mac(at: &str, text: &str) -> Result<(), ConfigError> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let is_pair = |part: &&str| part.len() == 2 && part.chars().all(|c| c.is_ascii_hexdigit());
+    let bytes: Vec<u8> = parts
+        .iter()
+        .filter(|part| is_pair(part))
+        .filter_map(|part| u8::from_str_radix(part, 16).ok())
+        .collect();
+    let rule = if parts.len() != 6 || bytes.len() != 6 {
+        "a MAC address is six pairs of hexadecimal digits with colons between"
+    } else if bytes.first().is_some_and(|first| first & 1 == 1) {
+        "a MAC address with an odd first byte stands for a group, not for a device"
+    } else if bytes.iter().all(|byte| *byte == 0) {
+        "the MAC address of zeros stands for none"
+    } else {
+        return Ok(());
+    };
+    let remedy = "Write it like \"06:00:ac:10:00:02\", or remove the key and let the guest choose";
+    Err(ConfigError::rule(at, quoted(text), rule, remedy))
+}
+
+fn vsock(vsock: &Vsock) -> Result<(), ConfigError> {
+    if !(3..u64::from(u32::MAX)).contains(&vsock.guest_cid) {
+        return Err(ConfigError::rule(
+            "vsock.guest_cid",
+            vsock.guest_cid.to_string(),
+            format!("a guest's address is 3 to {}; 0 to 2 are the host's", u32::MAX - 1),
+            "Set it to 3",
+        ));
+    }
+    socket_path("vsock.uds_path", &vsock.uds_path)
+}
+
+fn socket_path(at: &str, socket: &std::path::Path) -> Result<(), ConfigError> {
+    let bytes = path(at, socket)?.as_os_str().len();
+    if bytes <= MAX_SOCKET {
+        return Ok(());
+    }
+    Err(ConfigError::rule(
+        at,
+        quoted(&socket.to_string_lossy()),
+        format!("Linux allows {MAX_SOCKET} bytes for a socket's path, and this has {bytes}"),
+        "Use a shorter path, for example one relative to the current directory",
+    ))
+}
+
+fn balloon(balloon: &Balloon, mem_size_mib: u64) -> Result<(), ConfigError> {
+    if balloon.amount_mib >= mem_size_mib {
+        return Err(ConfigError::rule(
+            "balloon.amount_mib",
+            balloon.amount_mib.to_string(),
+            format!("the guest has {mem_size_mib} MiB and cannot give back all of it"),
+            "Set a smaller amount, or a larger machine-config.mem_size_mib",
+        ));
+    }
+    if balloon.stats_polling_interval_s > u64::from(u16::MAX) {
+        return Err(ConfigError::rule(
+            "balloon.stats_polling_interval_s",
+            balloon.stats_polling_interval_s.to_string(),
+            format!("the interval is at most {} seconds", u16::MAX),
+            "Set a smaller number, or 0 for no statistics",
+        ));
+    }
+    Ok(())
+}
+
+fn memory_hotplug(memory: &MemoryHotplug) -> Result<(), ConfigError> {
+    let block = memory.block_size_mib.unwrap_or(BLOCK_MIB);
+    let slot = memory.slot_size_mib.unwrap_or(SLOT_MIB);
+    let total = memory.total_size_mib;
+    let (key, value, rule) = if block < BLOCK_MIB || !block.is_power_of_two() {
+        let rule = format!("a block is a power of two, at least {BLOCK_MIB} MiB");
+        ("block_size_mib", block, rule)
+    } else if slot < SLOT_MIB || !slot.is_multiple_of(block) {
+        let rule = format!("a slot is a multiple of the block's {block} MiB, at least {SLOT_MIB} MiB");
+        ("slot_size_mib", slot, rule)
+    } else if total < slot || !total.is_multiple_of(slot) {
+        let rule = format!("the total is a multiple of the slot's {slot} MiB, at least one slot");
+        ("total_size_mib", total, rule)
+    } else if total > super::MAX_MEM_MIB {
+        let rule = format!("a VM has at most {} MiB (64 TiB)", super::MAX_MEM_MIB);
+        ("total_size_mib", total, rule)
+    } else {
+        return Ok(());
+    };
+    let remedy = "Set sizes that fit each other, for example block 2, slot 128 and total 1024";
+    Err(ConfigError::rule(
+        join("memory-hotplug", key),
+        value.to_string(),
+        rule,
+        remedy,
+    ))
+}
+
+fn mmds(mmds: &MmdsConfig, interfaces: &[NetworkInterface]) -> Result<(), ConfigError> {
+    if mmds.network_interfaces.is_empty() {
+        return Err(ConfigError::rule(
+            "mmds-config.network_interfaces",
+            "[]",
+            "the guest reaches the service over at least one network device",
+            "Name the iface_id of one, or remove mmds-config",
+        ));
+    }
+    let known = |name: &str| interfaces.iter().any(|interface| interface.iface_id == name);
+    let mut stated = Names::default();
+    for (index, name) in mmds.network_interfaces.iter().enumerate() {
+        if !known(name) {
+            return Err(ConfigError::rule(
+                format!("mmds-config.network_interfaces[{index}]"),
+                quoted(name),
+                "no device in network-interfaces has that iface_id",
+                "Add the device, or use the iface_id of another",
+            ));
+        }
+        stated.take(&format!("mmds-config.network_interfaces[{index}]"), "", name, name)?;
+    }
+    let Some(text) = &mmds.ipv4_address else {
+        return Ok(());
+    };
+    let address: Option<Ipv4Addr> = text.parse().ok();
+    // RFC 3927, section 2.1: the first and the last 256 addresses are reserved.
+    if address.is_some_and(|a| a.is_link_local() && !matches!(a.octets(), [_, _, 0 | 255, _])) {
+        return Ok(());
+    }
+    Err(ConfigError::rule(
+        "mmds-config.ipv4_address",
+        quoted(text),
+        "the service has a link-local address, 169.254.1.0 to 169.254.254.255",
+        "Set such an address, or remove the key for 169.254.169.254",
+    ))
+}
+
+fn metrics(metrics: &Metrics) -> Result<(), ConfigError> {
+    path("metrics.metrics_path", &metrics.metrics_path)?;
+    if metrics.properties.contains_key("") {
+        return Err(ConfigError::rule(
+            "metrics.properties",
+            "an object with the key \"\"",
+            "each property has a name",
+            "Name it, or remove it",
+        ));
+    }
+    Ok(())
+}
+
+fn rate_limiter(at: &str, limiter: Option<&RateLimiter>) -> Result<(), ConfigError> {
+    let Some(limiter) = limiter else { return Ok(()) };
+    for (key, bucket) in [("bandwidth", &limiter.bandwidth), ("ops", &limiter.ops)] {
+        if let Some(bucket) = bucket {
+            token_bucket(&join(at, key), bucket)?;
+        }
+    }
+    Ok(())
+}
+
+/// A bucket counts in nanoseconds, so its refill time must fit in 64 bits of them.
+pub(super) fn token_bucket(at: &str, bucket: &TokenBucket) -> Result<(), ConfigError> {
+    const LONGEST_MS: u64 = u64::MAX / 1_000_000;
+    if bucket.refill_time <= LONGEST_MS {
+        return Ok(());
+    }
+    Err(ConfigError::rule(
+        join(at, "refill_time"),
+        bucket.refill_time.to_string(),
+        format!("the time is at most {LONGEST_MS} milliseconds"),
+        "Set a smaller number, or 0 for no limit",
+    ))
+}
+
+/// A name that is safe in messages, file names and URLs.
+fn id(at: &str, text: &str) -> Result<(), ConfigError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if (1..=MAX_ID).contains(&text.len()) && text.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(ConfigError::rule(
+        at,
+        quoted(text),
+        format!("a name has 1 to {MAX_ID} ASCII letters, digits and _ - ."),
+        "Choose such a name",
+    ))
+}
+
+/// Names that must be there once, and who has them.
+#[derive(Default)]
+struct Names(HashMap<String, String>);
+
+impl Names {
+    /// Notes that `at` has `name` (shown as `text`) under `key`.
+    fn take(&mut self, at: &str, key: &str, name: &str, text: &str) -> Result<(), ConfigError> {
+        match self.0.insert(name.to_owned(), at.to_owned()) {
+            None => Ok(()),
+            Some(first) => Err(ConfigError::rule(
+                if key.is_empty() { at.to_owned() } else { join(at, key) },
+                quoted(text),
+                format!("{first} has the same, and each must have its own"),
+                "Change or remove one of the two",
+            )),
+        }
+    }
+}
