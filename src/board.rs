@@ -3,6 +3,7 @@ use crate::{
     agent_port::{AgentPort, OnReport},
     console::Console,
     vcpu::Buses,
+    wake::Wake,
 };
 use coracle_arch::{
     Arch, Host,
@@ -19,8 +20,11 @@ use coracle_devices::{
     serial::Serial,
 };
 use kvm_ioctls::VmFd;
-use std::{io, sync::Arc};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use std::{
+    io,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// The line of the GPIO controller that is the power button.
 const POWER_BUTTON_LINE: u8 = 3;
@@ -67,6 +71,11 @@ impl PowerButton {
     }
 }
 
+/// Seconds since 1970.
+fn wall_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// A board that is being filled.
 pub(crate) struct Board<'a> {
     vm: &'a VmFd,
@@ -94,11 +103,11 @@ impl<'a> Board<'a> {
                 PartKind::AgentPort => {
                     let Some(on_report) = on_report.take() else { continue };
                     let irq = self.line("the agent port", part)?;
-                    let room = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+                    let room = Wake::new()?.event()?;
                     let port = Arc::new(Serial::new(irq, Arc::new(AgentPort::new(on_report)), room));
                     self.plug("the agent port", part, port)?;
                 }
-                PartKind::Rtc => self.plug("the clock", part, Arc::new(Rtc::new(IrqLine::new()?)))?,
+                PartKind::Rtc => self.plug("the clock", part, Arc::new(Rtc::new(wall_clock)))?,
                 PartKind::Ged => {
                     let ged = Arc::new(Ged::new(self.line("the power button", part)?));
                     self.power_button = Some(PowerButton::Ged(ged.clone()));
@@ -109,8 +118,8 @@ impl<'a> Board<'a> {
                     self.power_button = Some(PowerButton::Gpio(gpio.clone()));
                     self.plug("the power button", part, gpio)?;
                 }
-                PartKind::AcpiPower => self.plug("the power registers", part, Arc::new(AcpiPower))?,
-                PartKind::I8042 => self.plug("the reset line", part, Arc::new(I8042))?,
+                PartKind::AcpiPower => self.plug("the power registers", part, Arc::new(AcpiPower::default()))?,
+                PartKind::I8042 => self.plug("the reset line", part, Arc::new(I8042::default()))?,
             }
         }
         Ok(())

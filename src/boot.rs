@@ -1,7 +1,7 @@
 //! What to boot: the kernel and the initrd as open files, and the command line. Opened once per VM; a reset loads them
 //! again from the same descriptors, so a file that is replaced meanwhile changes nothing.
 use crate::{
-    bundle::{self, manifest::ManifestError},
+    bundle::{Manifest, ManifestError},
     config::spec::{BootSource, BootSpec, KernelLoad, MemorySpec, Protocol},
     memory::{GuestRam, MemoryError},
 };
@@ -59,6 +59,19 @@ pub enum BootError {
     /// The bundle cannot be used.
     #[error(transparent)]
     Bundle(#[from] ManifestError),
+    /// The bundle is for another architecture.
+    #[error(
+        "the kernel bundle {folder:?} is for {found}, this machine is {wanted}; make one with \
+         `coracle kernel build --arch {wanted}`"
+    )]
+    BundleArch {
+        /// The bundle.
+        folder: PathBuf,
+        /// Its architecture.
+        found: &'static str,
+        /// This machine's.
+        wanted: &'static str,
+    },
     /// The command line is too long.
     #[error(
         "the kernel command line has {length} bytes, but a kernel for {arch} takes at most {limit}; shorten \
@@ -110,8 +123,9 @@ impl Boot {
                 (kernel.clone(), initrd.clone(), ("boot-source.kernel_image_path", "boot-source.initrd_path"))
             }
             BootSource::Bundle(folder) => {
-                let bundle = bundle::manifest::find(folder, Host::NAME)?;
-                (bundle.kernel, Some(bundle.initramfs), ("boot-source.kernel_bundle", "boot-source.kernel_bundle"))
+                let folder = bundle_folder(folder)?;
+                let key = "boot-source.kernel_bundle";
+                (folder.join("kernel"), Some(folder.join("initramfs")), (key, key))
             }
         };
         let cmdline = compose_cmdline(spec)?;
@@ -165,6 +179,18 @@ impl Boot {
             ram.copy_in(what, &self.kernel.file, image.start..image.start + head, *at)?;
         }
         ram.map_in(what, &self.kernel.file, image.start + head..image.end, at + head)
+    }
+}
+
+/// The bundle for this architecture: the folder itself, or the one that it holds for it.
+fn bundle_folder(folder: &Path) -> Result<PathBuf, BootError> {
+    let own = folder.join(Host::NAME);
+    let folder = if own.join("manifest.json").exists() { own } else { folder.to_owned() };
+    let manifest = Manifest::read(&folder)?;
+    if manifest.arch.name() == Host::NAME {
+        Ok(folder)
+    } else {
+        Err(BootError::BundleArch { folder, found: manifest.arch.name(), wanted: Host::NAME })
     }
 }
 

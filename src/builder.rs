@@ -52,14 +52,15 @@ pub fn build(spec: VmSpec) -> Result<Vm, BuildError> {
         forward(&notes, Note::Panicked),
         forward(&notes, Note::Escape),
     )?;
+    let pty = console.pty().cloned();
     let blueprint = Blueprint { spec, boot, console, notes: notes.clone() };
     let machine = blueprint.machine(0)?;
     let rebuild = Box::new(move |generation| blueprint.machine(generation).map_err(|e| chain(&e)));
-    Ok(Vm::spawn(machine, rebuild, on_reboot, (notes, inbox))?)
+    Ok(Vm::spawn(machine, rebuild, on_reboot, (notes, inbox))?.with_pty(pty))
 }
 
 /// A callback that makes a note for the control thread. A VM that is over hears nothing more.
-fn forward<T>(notes: &Sender<Note>, note: fn(T) -> Note) -> Box<dyn Fn(T) + Send + Sync> {
+fn forward<T: 'static>(notes: &Sender<Note>, note: fn(T) -> Note) -> Box<dyn Fn(T) + Send + Sync> {
     let notes = notes.clone();
     Box::new(move |value| drop(notes.send(note(value))))
 }
@@ -116,7 +117,7 @@ impl Blueprint {
 
 fn random() -> io::Result<[u8; 64]> {
     let mut seed = [0; 64];
-    let (filled, _) = rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty())?;
+    let filled = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
     // The kernel never gives fewer for so few bytes.
-    if filled.len() == 64 { Ok(seed) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if filled == seed.len() { Ok(seed) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

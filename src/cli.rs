@@ -5,6 +5,7 @@ use std::{error::Error, process::ExitCode};
 mod doctor;
 mod host;
 mod kernel;
+mod logger;
 mod vm;
 
 /// A light VMM on KVM: boots Linux microVMs from a JSON config.
@@ -19,7 +20,7 @@ struct Cli {
 enum Verb {
     /// Run, check and describe microVMs
     #[command(subcommand)]
-    Vm(vm::Vm),
+    Vm(vm::VmVerb),
     /// Start and use the emulated host, which offers KVM on machines that have none
     #[command(subcommand)]
     Host(host::Host),
@@ -32,12 +33,22 @@ enum Verb {
 
 /// Exit codes beyond a guest command's own, as Firecracker counts them.
 pub(crate) mod exit {
+    use coracle::{builder::BuildError, kvm::KvmError};
+
     /// Something went wrong that has no code of its own.
     pub(crate) const GENERIC: u8 = 1;
     /// The config breaks a rule.
     pub(crate) const BAD_CONFIG: u8 = 152;
     /// The command line breaks a rule.
     pub(crate) const BAD_ARGUMENTS: u8 = 153;
+
+    /// The code for a VM that could not be built: the config's, where a value of it is the reason.
+    pub(crate) fn code_of(error: &BuildError) -> u8 {
+        match error {
+            BuildError::Boot(_) | BuildError::Kvm(KvmError::Vcpus { .. }) => BAD_CONFIG,
+            _ => GENERIC,
+        }
+    }
 }
 
 /// An error on its way to the user, with the exit code of the process.

@@ -2,7 +2,10 @@
 //!
 //! A console outlives a reboot of the guest: the machine is built anew and its new port is attached here. It owns two
 //! threads, `console-in` and `console-out`; it never holds a lock while it waits.
-use crate::config::spec::{SerialInput, SerialOutput as OutputSpec, SerialSpec};
+use crate::{
+    config::spec::{SerialInput, SerialOutput as OutputSpec, SerialSpec},
+    wake::Wake,
+};
 use coracle_devices::{irq::IrqLine, serial::Serial};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::{
@@ -12,7 +15,6 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 pub(crate) mod input;
 pub(crate) mod output;
@@ -83,7 +85,7 @@ impl Console {
     pub(crate) fn plug(&self, irq: IrqLine) -> io::Result<Arc<Serial>> {
         let room = match &self.input {
             Some(input) => input.room()?,
-            None => EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            None => Wake::new()?.event()?,
         };
         let serial = Arc::new(Serial::new(irq, self.output.clone(), room));
         self.output.attach(&serial);

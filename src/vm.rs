@@ -23,6 +23,7 @@ use coracle_devices::bus::Effect;
 use coracle_protocol::report::Report;
 use std::{
     fmt, io,
+    path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel},
@@ -94,6 +95,7 @@ pub struct Vm {
     notes: Sender<Note>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    pty: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -140,7 +142,18 @@ impl Vm {
         };
         let thread =
             thread::Builder::new().name("vm-control".into()).spawn(move || control.run(State::Created(machine), &inbox))?;
-        Ok(Self { notes, shared, thread: Some(thread) })
+        Ok(Self { notes, shared, thread: Some(thread), pty: None })
+    }
+
+    /// Names the pseudo-terminal of its console.
+    pub(crate) fn with_pty(mut self, pty: Option<PathBuf>) -> Self {
+        self.pty = pty;
+        self
+    }
+
+    /// The pseudo-terminal that the serial port leads to, if the spec asked for one.
+    pub fn console_pty(&self) -> Option<&Path> {
+        self.pty.as_deref()
     }
 
     /// Enters the guest.

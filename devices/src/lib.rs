@@ -4,8 +4,12 @@
 //! [`irq`], and says with an [`bus::Effect`] what the whole VM should do; it never stops the VM itself.
 pub mod acpi_power;
 pub mod bus;
+pub mod ged;
+pub mod gpio;
 pub mod i8042;
 pub mod irq;
+mod primecell;
+pub mod rtc;
 #[cfg(test)]
 mod scribble;
 pub mod serial;

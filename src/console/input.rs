@@ -4,6 +4,7 @@ use super::{
     output::ready,
     terminal::{Escape, EscapeKeys, RawMode},
 };
+use crate::wake::Wake;
 use coracle_devices::serial::Serial;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
@@ -12,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     thread::{self, JoinHandle},
 };
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// Bytes read at once.
 const CHUNK: usize = 256;
@@ -29,16 +30,15 @@ pub(crate) struct Input {
 struct Shared {
     serial: Mutex<Weak<Serial>>,
     /// Written by the port when it has room again, and when a new port is attached.
-    room: EventFd,
-    stop: EventFd,
+    room: Wake,
+    stop: Wake,
 }
 
 impl Input {
     /// Starts reading `source`. If it is the operator's own terminal (`interactive`), it goes into raw mode, with
     /// escape keys, until the value is dropped.
     pub(crate) fn spawn(source: File, interactive: bool, on_escape: OnEscape) -> io::Result<Self> {
-        let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
-        let shared = Arc::new(Shared { serial: Mutex::default(), room: event()?, stop: event()? });
+        let shared = Arc::new(Shared { serial: Mutex::default(), room: Wake::new()?, stop: Wake::new()? });
         let raw = if interactive { RawMode::enter(&source)? } else { None };
         let reader = Reader {
             shared: shared.clone(),
@@ -54,30 +54,22 @@ impl Input {
 
     /// Written when the port has room again.
     pub(crate) fn room(&self) -> io::Result<EventFd> {
-        self.shared.room.try_clone()
+        self.shared.room.event()
     }
 
     /// From here on bytes go to `serial`.
     pub(crate) fn attach(&self, serial: &Arc<Serial>) {
         *self.shared.serial.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(serial);
-        signal(&self.shared.room);
+        self.shared.room.signal();
     }
 }
 
 impl Drop for Input {
     fn drop(&mut self) {
-        signal(&self.shared.stop);
+        self.shared.stop.signal();
         if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
             log::error!("the console's input thread panicked");
         }
-    }
-}
-
-fn signal(event: &EventFd) {
-    if let Err(error) = event.write(1)
-        && error.kind() != io::ErrorKind::WouldBlock
-    {
-        log::error!("cannot wake the console's input: {error}");
     }
 }
 
@@ -110,7 +102,7 @@ impl Reader {
             }
             let readable = fds.get(2).is_some_and(|fd| !fd.revents().is_empty());
             drop(fds);
-            let _ = self.shared.room.read();
+            self.shared.room.clear();
             if readable {
                 self.read();
             }

@@ -5,6 +5,7 @@
 //! While the buffer is full the serial port says so to the guest, which waits: nothing is lost and nothing grows.
 //!
 //! Lock order: serial port, then this buffer. The pump therefore never holds the buffer when it calls the port.
+use crate::wake::Wake;
 use coracle_devices::serial::{Serial, SerialOutput};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
@@ -16,7 +17,6 @@ use std::{
     thread::{self, JoinHandle},
     time::Duration,
 };
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Bytes that wait for a slow target.
 const CAPACITY: usize = 64 << 10;
@@ -59,7 +59,7 @@ pub(crate) struct Output {
     /// Bytes that one write may take after `poll` said that there is room.
     chunk: usize,
     when_full: WhenFull,
-    wake: EventFd,
+    wake: Wake,
     serial: Mutex<Weak<Serial>>,
     on_panic: OnPanic,
 }
@@ -80,7 +80,7 @@ impl Output {
             target,
             chunk,
             when_full,
-            wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            wake: Wake::new()?,
             serial: Mutex::default(),
             on_panic,
         })
@@ -158,7 +158,7 @@ impl Output {
                 }
                 _ => {
                     ready(&self.wake, PollFlags::IN, -1);
-                    let _ = self.wake.read();
+                    self.wake.clear();
                     thread::sleep(Duration::from_millis(LINGER_MS));
                 }
             }
@@ -172,7 +172,7 @@ impl Output {
         let mut fds = [PollFd::new(target, PollFlags::OUT), PollFd::new(&self.wake, PollFlags::IN)];
         let limit = (limit >= 0).then(|| Duration::from_millis(limit.unsigned_abs().into()).try_into().ok()).flatten();
         let answered = poll(&mut fds, limit.as_ref()).is_ok_and(|n| n > 0);
-        let _ = self.wake.read();
+        self.wake.clear();
         answered
     }
 
@@ -186,13 +186,6 @@ impl Output {
         }
     }
 
-    fn wake(&self) {
-        if let Err(error) = self.wake.write(1)
-            && error.kind() != io::ErrorKind::WouldBlock
-        {
-            log::error!("cannot wake the console's pump: {error}");
-        }
-    }
 }
 
 impl SerialOutput for Output {
@@ -217,7 +210,7 @@ impl SerialOutput for Output {
             }
             // The pump hears of a new unfinished line and of a target that has just become slow.
             if !pending.bytes.is_empty() && (was_empty || pending.stalled != was_stalled) {
-                self.wake();
+                self.wake.signal();
             }
             taken
         };
@@ -251,7 +244,7 @@ impl Pump {
 impl Drop for Pump {
     fn drop(&mut self) {
         self.output.lock().closing = true;
-        self.output.wake();
+        self.output.wake.signal();
         if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
             log::error!("the console's output thread panicked");
         }
