@@ -4,6 +4,7 @@
 //! [`irq`], and says with an [`bus::Effect`] what the whole VM should do; it never stops the VM itself.
 pub mod acpi_power;
 pub mod bus;
+pub mod ged;
 pub mod i8042;
 pub mod irq;
 #[cfg(test)]
