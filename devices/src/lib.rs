@@ -7,6 +7,8 @@ pub mod bus;
 pub mod ged;
 pub mod i8042;
 pub mod irq;
+mod primecell;
+pub mod rtc;
 #[cfg(test)]
 mod scribble;
 pub mod serial;
