@@ -22,6 +22,6 @@ fn a_panic_is_one_and_a_crash_kernel_goes_on() {
 #[test]
 fn survives_random_accesses() {
     scribble(&Pvpanic, SIZE, 4000, |_, effect| {
-        assert!(matches!(effect, Effect::None | Effect::Panic))
+        assert!(matches!(effect, Effect::None | Effect::Panic));
     });
 }
