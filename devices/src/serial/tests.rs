@@ -481,11 +481,11 @@ fn a_driver_loses_nothing_in_either_direction() {
                 std::thread::yield_now();
                 continue;
             }
-            driver.interrupt();
             interrupts += 1;
-            if interrupts.is_multiple_of(7) {
+            if !interrupts.is_multiple_of(3) {
                 driver.disturb();
             }
+            driver.interrupt();
         }
     });
     assert!(driver.received == message && r.tape.bytes() == message);
