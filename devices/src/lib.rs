@@ -9,6 +9,7 @@ pub mod gpio;
 pub mod i8042;
 pub mod irq;
 mod primecell;
+pub mod pvpanic;
 pub mod rtc;
 #[cfg(test)]
 mod scribble;

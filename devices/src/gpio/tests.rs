@@ -85,7 +85,7 @@ fn lines_nobody_watches_change_at_once() {
     r.0.press(POWER);
     assert_eq!((r.level(), r.irqs()), (true, 0));
     assert_eq!(r.get(0xff << 2), u32::from(BIT));
-    assert_eq!(r.get((!BIT as u64) << 2), 0, "the address masks the data");
+    assert_eq!(r.get(u64::from(!BIT) << 2), 0, "the address masks the data");
     r.0.release(POWER);
     assert!(!r.level());
     r.0.press(8);

@@ -1,5 +1,6 @@
 use super::*;
-use crate::scribble::scribble;
+use crate::scribble::{Dice, scribble};
+use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 const THR: u64 = 0;
@@ -36,6 +37,9 @@ impl Tape {
     }
     fn bytes(&self) -> Vec<u8> {
         self.0.lock().unwrap().0.clone()
+    }
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().0.len()
     }
 }
 
@@ -178,7 +182,7 @@ fn a_full_output_stops_the_transmitter_until_it_drains() {
     assert_eq!(r.get(LSR) & 0x60, 0);
     assert_eq!(r.get(IIR) & 0x0f, 1);
     r.serial.output_drained();
-    assert_eq!((r.irqs(), r.tape.bytes().len()), (0, 3), "it did not drain");
+    assert_eq!((r.irqs(), r.tape.len()), (0, 3), "it did not drain");
     r.tape.give_room(13);
     r.serial.output_drained();
     assert_eq!((r.irqs(), r.tape.bytes()), (0, burst), "full again by what was held");
@@ -209,7 +213,7 @@ fn a_guest_that_ignores_thre_loses_bytes_and_they_are_counted() {
     r.set(FCR, 7);
     r.tape.give_room(1000);
     r.serial.output_drained();
-    assert_eq!(r.tape.bytes().len(), FIFO_SIZE, "clearing the FIFO loses nothing");
+    assert_eq!(r.tape.len(), FIFO_SIZE, "clearing the FIFO loses nothing");
 }
 
 #[test]
@@ -367,7 +371,7 @@ fn the_divisor_latches_cover_data_and_enable() {
     r.set(1, 0x34);
     assert_eq!((r.get(0), r.get(1)), (0x0c, 0x34));
     r.set(LCR, 0x03);
-    assert_eq!((r.get(LCR), r.get(IER), r.tape.bytes().len()), (3, 0, 0));
+    assert_eq!((r.get(LCR), r.get(IER), r.tape.len()), (3, 0, 0));
 }
 
 #[test]
@@ -388,4 +392,102 @@ fn survives_random_accesses_within_its_bounds() {
         }
     });
     assert!(sent > 0 && !r.tape.bytes().is_empty());
+}
+
+/// What an interrupt-driven driver does, in the order in which Linux does it.
+struct Driver<'a> {
+    rig: &'a Rig,
+    ier: u8,
+    to_send: std::vec::IntoIter<u8>,
+    received: Vec<u8>,
+}
+
+impl Driver<'_> {
+    fn interrupt(&mut self) {
+        while self.rig.get(IIR) & 1 == 0 {
+            let mut status = self.rig.get(LSR);
+            while status & 1 != 0 {
+                self.received.push(self.rig.get(RBR));
+                status = self.rig.get(LSR);
+            }
+            self.rig.get(MSR);
+            if status & 0x20 != 0 && self.ier & 2 != 0 {
+                for byte in self.to_send.by_ref().take(16) {
+                    self.rig.set(THR, byte);
+                }
+                if self.to_send.as_slice().is_empty() {
+                    self.ier &= !2;
+                    self.rig.set(IER, self.ier);
+                }
+            }
+        }
+    }
+
+    /// A line on the console masks the interrupts for a while, new terminal settings clear the FIFOs.
+    fn disturb(&mut self) {
+        self.rig.set(IER, 0);
+        self.rig.get(LSR);
+        self.rig.set(IER, self.ier);
+        self.rig.set(FCR, 1);
+        self.rig.set(FCR, 0x87);
+    }
+}
+
+/// Takes some of what the output holds and makes as much room, until all of `total` bytes have come.
+fn drain(rig: &Rig, total: usize, stop: Instant) {
+    let mut dice = Dice::new(1);
+    while rig.tape.len() < total {
+        assert!(Instant::now() < stop, "the guest stopped sending");
+        rig.tape.give_room(1 + dice.below(200) as usize);
+        rig.serial.output_drained();
+        std::thread::yield_now();
+    }
+}
+
+fn feed(rig: &Rig, bytes: &[u8], stop: Instant) {
+    let mut dice = Dice::new(2);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let offer = &rest[..rest.len().min(1 + dice.below(400) as usize)];
+        let taken = rig.serial.receive(offer);
+        rest = &rest[taken..];
+        while taken < offer.len() && rig.wanted.read().is_err() {
+            assert!(Instant::now() < stop, "input was refused and never wanted again");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_driver_loses_nothing_in_either_direction() {
+    let r = rig(10);
+    let message: Vec<u8> = (0..30_000u32).map(|i| (i % 251) as u8).collect();
+    let stop = Instant::now() + Duration::from_secs(20);
+    let mut driver = Driver {
+        rig: &r,
+        ier: 7,
+        to_send: message.clone().into_iter(),
+        received: Vec::new(),
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| drain(&r, message.len(), stop));
+        scope.spawn(|| feed(&r, &message, stop));
+        r.set(FCR, 0x81);
+        r.set(IER, driver.ier);
+        let mut interrupts = 0u32;
+        while driver.received.len() < message.len() || r.tape.len() < message.len() {
+            if r.irqs() == 0 {
+                assert!(Instant::now() < stop, "an interrupt is missing");
+                std::thread::yield_now();
+                continue;
+            }
+            interrupts += 1;
+            if !interrupts.is_multiple_of(3) {
+                driver.disturb();
+            }
+            driver.interrupt();
+        }
+    });
+    assert!(driver.received == message && r.tape.bytes() == message);
+    assert_eq!(r.serial.dropped(), 0);
 }

@@ -180,8 +180,10 @@ impl Uart {
         if self.transmitter_empty {
             return;
         }
-        let taken = output.put(self.held.make_contiguous());
-        self.held.drain(..taken.min(self.held.len()));
+        if !self.held.is_empty() {
+            let taken = output.put(self.held.make_contiguous());
+            self.held.drain(..taken.min(self.held.len()));
+        }
         self.transmitter_empty = self.held.is_empty() && output.has_room();
         self.transmit_pending |= self.transmitter_empty;
         self.update_interrupt();
