@@ -21,7 +21,10 @@ pub(crate) struct AgentPort {
 
 impl AgentPort {
     pub(crate) fn new(on_report: OnReport) -> Self {
-        Self { bytes: Mutex::new(Some(Vec::new())), on_report }
+        Self {
+            bytes: Mutex::new(Some(Vec::new())),
+            on_report,
+        }
     }
 
     /// Takes complete frames off the front of `bytes`.
@@ -32,7 +35,9 @@ impl AgentPort {
             if length > MAX_REPORT {
                 return Err(frame::FrameError::TooLong(length));
             }
-            let Some(mut whole) = bytes.get(..4 + length) else { break };
+            let Some(mut whole) = bytes.get(..4 + length) else {
+                break;
+            };
             reports.extend(frame::read::<Report>(&mut whole)?);
             bytes.drain(..4 + length);
         }
@@ -69,7 +74,10 @@ mod tests {
 
     fn port() -> (Arc<AgentPort>, std::sync::mpsc::Receiver<Report>) {
         let (sender, receiver) = channel();
-        (Arc::new(AgentPort::new(Box::new(move |report| sender.send(report).unwrap()))), receiver)
+        (
+            Arc::new(AgentPort::new(Box::new(move |report| sender.send(report).unwrap()))),
+            receiver,
+        )
     }
 
     #[test]

@@ -73,7 +73,9 @@ impl PowerButton {
 
 /// Seconds since 1970.
 fn wall_clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// A board that is being filled.
@@ -87,7 +89,12 @@ pub(crate) struct Board<'a> {
 impl<'a> Board<'a> {
     /// An empty board, whose interrupts go to `vm`.
     pub(crate) fn new(vm: &'a VmFd) -> Self {
-        Self { vm, buses: Buses::default(), parts: Vec::new(), power_button: None }
+        Self {
+            vm,
+            buses: Buses::default(),
+            parts: Vec::new(),
+            power_button: None,
+        }
     }
 
     /// Plugs the devices that every machine of this architecture has. The agent port is one of them only if somebody

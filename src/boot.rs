@@ -119,9 +119,11 @@ impl Boot {
     /// Opens the files of a spec and reads the kernel's headers.
     pub(crate) fn open(spec: &BootSpec, memory: MemorySpec) -> Result<Self, BootError> {
         let (kernel_path, initrd_path, keys) = match &spec.source {
-            BootSource::Files { kernel, initrd } => {
-                (kernel.clone(), initrd.clone(), ("boot-source.kernel_image_path", "boot-source.initrd_path"))
-            }
+            BootSource::Files { kernel, initrd } => (
+                kernel.clone(),
+                initrd.clone(),
+                ("boot-source.kernel_image_path", "boot-source.initrd_path"),
+            ),
             BootSource::Bundle(folder) => {
                 let folder = bundle_folder(folder)?;
                 let key = "boot-source.kernel_bundle";
@@ -131,9 +133,18 @@ impl Boot {
         let cmdline = compose_cmdline(spec)?;
         let opened = open_file("the kernel", &kernel_path, keys.0)?;
         let (kernel, image) = understand(opened, &kernel_path, spec.protocol, memory)?;
-        let initrd = initrd_path.map(|path| open_file("the initrd", &path, keys.1)).transpose()?;
+        let initrd = initrd_path
+            .map(|path| open_file("the initrd", &path, keys.1))
+            .transpose()?;
         let has_agent = matches!(spec.source, BootSource::Bundle(_));
-        Ok(Self { kernel, image, initrd, cmdline, load: spec.load, has_agent })
+        Ok(Self {
+            kernel,
+            image,
+            initrd,
+            cmdline,
+            load: spec.load,
+            has_agent,
+        })
     }
 
     /// Whether PID 1 of this guest reports to the VMM.
@@ -155,7 +166,9 @@ impl Boot {
             self.load_segment(ram, segment)?;
         }
         let Some(initrd) = &self.initrd else { return Ok(None) };
-        let too_big = || BootError::InitrdTooBig { mib: initrd.length.div_ceil(1 << 20) };
+        let too_big = || BootError::InitrdTooBig {
+            mib: initrd.length.div_ceil(1 << 20),
+        };
         let at = Host::initrd_address(ram.ranges(), self.image.end(), initrd.length).ok_or_else(too_big)?;
         ram.copy_in("the initrd", &initrd.file, 0..initrd.length, at)?;
         Ok(Some(at..at + initrd.length))
@@ -163,9 +176,8 @@ impl Boot {
 
     fn load_segment(&self, ram: &GuestRam, segment: &Segment) -> Result<(), MemoryError> {
         let map = match self.load {
-            KernelLoad::Copy => false,
+            KernelLoad::Auto | KernelLoad::Copy => false,
             KernelLoad::Map => true,
-            KernelLoad::Auto => segment.cold,
         };
         let Segment { image, at, .. } = segment;
         let what = "the kernel";
@@ -185,17 +197,30 @@ impl Boot {
 /// The bundle for this architecture: the folder itself, or the one that it holds for it.
 fn bundle_folder(folder: &Path) -> Result<PathBuf, BootError> {
     let own = folder.join(Host::NAME);
-    let folder = if own.join("manifest.json").exists() { own } else { folder.to_owned() };
+    let folder = if own.join("manifest.json").exists() {
+        own
+    } else {
+        folder.to_owned()
+    };
     let manifest = Manifest::read(&folder)?;
     if manifest.arch.name() == Host::NAME {
         Ok(folder)
     } else {
-        Err(BootError::BundleArch { folder, found: manifest.arch.name(), wanted: Host::NAME })
+        Err(BootError::BundleArch {
+            folder,
+            found: manifest.arch.name(),
+            wanted: Host::NAME,
+        })
     }
 }
 
 fn open_file(what: &'static str, path: &Path, key: &'static str) -> Result<Opened, BootError> {
-    let open = |source| BootError::Open { what, path: path.to_owned(), key, source };
+    let open = |source| BootError::Open {
+        what,
+        path: path.to_owned(),
+        key,
+        source,
+    };
     let file = File::open(path).map_err(open)?;
     let metadata = file.metadata().map_err(open)?;
     let found = match metadata.len() {
@@ -204,7 +229,12 @@ fn open_file(what: &'static str, path: &Path, key: &'static str) -> Result<Opene
         0 => "empty",
         length => return Ok(Opened { file, length }),
     };
-    Err(BootError::NoFile { what, path: path.to_owned(), key, found })
+    Err(BootError::NoFile {
+        what,
+        path: path.to_owned(),
+        key,
+        found,
+    })
 }
 
 /// Finds out how to load and enter the kernel, decompressing it first where its format has no decompressor of its own.
@@ -214,7 +244,10 @@ fn understand(
     protocol: Protocol,
     memory: MemorySpec,
 ) -> Result<(Opened, KernelImage), BootError> {
-    let kernel = |source| BootError::Kernel { path: path.to_owned(), source };
+    let kernel = |source| BootError::Kernel {
+        path: path.to_owned(),
+        source,
+    };
     let opened = match kernel::format(&opened.file, opened.length).map_err(kernel)? {
         Format::Gzip => {
             let bytes = kernel::decompress(&opened.file, memory.bytes).map_err(kernel)?;
@@ -228,7 +261,11 @@ fn understand(
         Protocol::Pvh => Some(kernel::Protocol::Pvh),
     };
     let ram = Host::memory_ranges(memory.bytes);
-    let target = Target { machine: Host::NAME, ram: &ram, protocol };
+    let target = Target {
+        machine: Host::NAME,
+        ram: &ram,
+        protocol,
+    };
     let image = kernel::parse(&opened.file, opened.length, &target).map_err(kernel)?;
     Ok((opened, image))
 }
@@ -237,7 +274,10 @@ fn understand(
 fn hold(bytes: &[u8]) -> io::Result<Opened> {
     let mut file = File::from(rustix::fs::memfd_create("kernel", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
-    Ok(Opened { file, length: bytes.len() as u64 })
+    Ok(Opened {
+        file,
+        length: bytes.len() as u64,
+    })
 }
 
 /// The default or the given arguments, with the guest's command before a ` -- `: what follows that is for PID 1 and
@@ -247,13 +287,23 @@ fn compose_cmdline(spec: &BootSpec) -> Result<String, BootError> {
     let cmdline = if spec.command.is_empty() {
         given.to_owned()
     } else {
-        let (kernel, init) = given.split_once("-- ").map_or((given, None), |(k, i)| (k.trim_end(), Some(i)));
+        let (kernel, init) = given
+            .split_once("-- ")
+            .map_or((given, None), |(k, i)| (k.trim_end(), Some(i)));
         let command = cmdline::encode(&spec.command);
         let tail = init.map(|init| format!(" -- {init}")).unwrap_or_default();
         format!("{kernel} {command}{tail}").trim_start().to_owned()
     };
     let (length, limit) = (cmdline.len(), Host::MAX_CMDLINE);
-    if length > limit { Err(BootError::Cmdline { length, limit, arch: Host::NAME }) } else { Ok(cmdline) }
+    if length > limit {
+        Err(BootError::Cmdline {
+            length,
+            limit,
+            arch: Host::NAME,
+        })
+    } else {
+        Ok(cmdline)
+    }
 }
 
 #[cfg(test)]

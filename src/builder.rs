@@ -11,9 +11,12 @@ use crate::{
     vm::{Note, Vm},
 };
 use coracle_arch::{Arch, ArchError, Description, Host};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::{
     io,
+    ops::Range,
     sync::mpsc::{Sender, channel},
+    thread,
 };
 
 /// Why a VM could not be built.
@@ -53,7 +56,12 @@ pub fn build(spec: VmSpec) -> Result<Vm, BuildError> {
         forward(&notes, Note::Escape),
     )?;
     let pty = console.pty().cloned();
-    let blueprint = Blueprint { spec, boot, console, notes: notes.clone() };
+    let blueprint = Blueprint {
+        spec,
+        boot,
+        console,
+        notes: notes.clone(),
+    };
     let machine = blueprint.machine(0)?;
     let rebuild = Box::new(move |generation| blueprint.machine(generation).map_err(|e| chain(&e)));
     Ok(Vm::spawn(machine, rebuild, on_reboot, (notes, inbox))?.with_pty(pty))
@@ -79,14 +87,27 @@ struct Blueprint {
 }
 
 impl Blueprint {
+    /// Fresh guest memory with the kernel and the initrd in it.
+    fn load(&self) -> Result<(GuestRam, Option<Range<u64>>), BuildError> {
+        let ram = GuestRam::reserve(self.spec.memory, Host::memory_ranges(self.spec.memory.bytes))?;
+        let initrd = self.boot.load(&ram)?;
+        Ok((ram, initrd))
+    }
+
     /// Builds one machine. Each line consumes what the lines above made.
     fn machine(&self, generation: u64) -> Result<Machine, BuildError> {
         let count = self.spec.vcpus;
-        let kvm = kvm::open(count)?;
-        let vm = kvm::create_vm(&kvm)?;
-        let ram = GuestRam::reserve(self.spec.memory, Host::memory_ranges(self.spec.memory.bytes))?;
+        // Creating a VM mostly waits (for the host's RCU, milliseconds of it) while loading copies: they go together.
+        let (loaded, created) = thread::scope(|scope| {
+            let loader = thread::Builder::new()
+                .name("loader".into())
+                .spawn_scoped(scope, || self.load());
+            let created = create(count);
+            (loader.map(thread::ScopedJoinHandle::join), created)
+        });
+        let (kvm, vm, irqchip, cpus) = created?;
+        let (ram, initrd) = loaded?.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         ram.attach(&vm)?;
-        let (irqchip, cpus) = Host::create_cpus(&kvm, &vm, count)?;
 
         let mut board = Board::new(&vm);
         let notes = self.notes.clone();
@@ -94,7 +115,6 @@ impl Blueprint {
         board.platform(&self.console, self.boot.has_agent().then(|| Box::new(on_report) as _))?;
         let (buses, parts, power_button) = board.freeze();
 
-        let initrd = self.boot.load(&ram)?;
         let description = Description {
             protocol: self.boot.protocol(),
             cmdline: self.boot.cmdline(),
@@ -115,9 +135,21 @@ impl Blueprint {
     }
 }
 
+/// KVM's objects of a machine with `count` vCPUs.
+fn create(count: u32) -> Result<(Kvm, VmFd, <Host as Arch>::Irqchip, Vec<VcpuFd>), BuildError> {
+    let kvm = kvm::open(count)?;
+    let vm = kvm::create_vm(&kvm)?;
+    let (irqchip, cpus) = Host::create_cpus(&kvm, &vm, count)?;
+    Ok((kvm, vm, irqchip, cpus))
+}
+
 fn random() -> io::Result<[u8; 64]> {
     let mut seed = [0; 64];
     let filled = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
     // The kernel never gives fewer for so few bytes.
-    if filled == seed.len() { Ok(seed) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if filled == seed.len() {
+        Ok(seed)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }

@@ -64,7 +64,11 @@ impl Console {
             OutputSpec::Stdout => (Some(io::stdout().as_fd().try_clone_to_owned()?), WhenFull::Wait),
             OutputSpec::None => (None, WhenFull::DropOldest),
             OutputSpec::File(path) => {
-                let file = open(path, "output", OpenOptions::new().write(true).create(true).truncate(true))?;
+                let file = open(
+                    path,
+                    "output",
+                    OpenOptions::new().write(true).create(true).truncate(true),
+                )?;
                 (Some(file.into()), WhenFull::Wait)
             }
             OutputSpec::Pty => {
@@ -77,8 +81,15 @@ impl Console {
         let output = Arc::new(Output::new(target, when_full, on_panic)?);
         let pump = Pump::spawn(&output)?;
         let interactive = spec.input == SerialInput::Stdin && pty.is_none();
-        let input = source.map(|source| Input::spawn(source, interactive, on_escape)).transpose()?;
-        Ok(Self { input, output, _pump: pump, pty })
+        let input = source
+            .map(|source| Input::spawn(source, interactive, on_escape))
+            .transpose()?;
+        Ok(Self {
+            input,
+            output,
+            _pump: pump,
+            pty,
+        })
     }
 
     /// Makes the serial port of a new machine and connects it.
@@ -107,7 +118,11 @@ fn in_background() -> bool {
 }
 
 fn open(path: &PathBuf, side: &'static str, options: &OpenOptions) -> Result<File, ConsoleError> {
-    options.open(path).map_err(|source| ConsoleError::Open { path: path.clone(), side, source })
+    options.open(path).map_err(|source| ConsoleError::Open {
+        path: path.clone(),
+        side,
+        source,
+    })
 }
 
 /// A new pseudo-terminal: our end, its name, and a client's end in raw mode.

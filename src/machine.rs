@@ -26,7 +26,13 @@ impl Machine {
         vm: VmFd,
         ram: GuestRam,
     ) -> Self {
-        Self { vcpus, power_button, _irqchip: irqchip, _vm: vm, _ram: ram }
+        Self {
+            vcpus,
+            power_button,
+            _irqchip: irqchip,
+            _vm: vm,
+            _ram: ram,
+        }
     }
 
     /// Enters the guest on all vCPUs.

@@ -111,7 +111,11 @@ impl GuestRam {
             mappings.push(mapping);
         }
         let view = GuestMemoryMmap::from_regions(regions).map_err(|e| MemoryError::Layout(e.to_string()))?;
-        Ok(Self { view, ranges, _mappings: mappings })
+        Ok(Self {
+            view,
+            ranges,
+            _mappings: mappings,
+        })
     }
 
     /// Shows the memory to the guest, one slot per range.
@@ -125,8 +129,10 @@ impl GuestRam {
                 userspace_addr: mapping.base as u64,
             };
             // SAFETY: the mapping lives as long as this value, which a machine drops after its VM and vCPUs.
-            unsafe { vm.set_user_memory_region(region) }
-                .map_err(|source| MemoryError::Slot { at: range.start, source })?;
+            unsafe { vm.set_user_memory_region(region) }.map_err(|source| MemoryError::Slot {
+                at: range.start,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -142,7 +148,13 @@ impl GuestRam {
     }
 
     /// Copies bytes of a file to guest address `at`.
-    pub(crate) fn copy_in(&self, what: &'static str, file: &File, bytes: Range<u64>, at: u64) -> Result<(), MemoryError> {
+    pub(crate) fn copy_in(
+        &self,
+        what: &'static str,
+        file: &File,
+        bytes: Range<u64>,
+        at: u64,
+    ) -> Result<(), MemoryError> {
         let length = usize::try_from(bytes.end - bytes.start).unwrap_or(usize::MAX);
         let place = |source| MemoryError::Place { what, at, source };
         let slice = self.view.get_slice(GuestAddress(at), length).map_err(place)?;
@@ -155,7 +167,12 @@ impl GuestRam {
             // SAFETY: `to` has `length - done` writable bytes behind it; the guest does not run yet, so a race is ours alone.
             let n = unsafe { libc::pread64(file.as_raw_fd(), to.cast(), length - done, offset) };
             match usize::try_from(n) {
-                Ok(0) => return Err(MemoryError::Read { what, source: io::ErrorKind::UnexpectedEof.into() }),
+                Ok(0) => {
+                    return Err(MemoryError::Read {
+                        what,
+                        source: io::ErrorKind::UnexpectedEof.into(),
+                    });
+                }
                 Ok(n) => done += n,
                 Err(_) => {
                     let source = io::Error::last_os_error();
@@ -170,7 +187,13 @@ impl GuestRam {
 
     /// Maps whole pages of a file privately over guest memory: nothing is copied before the guest writes.
     /// `bytes.start` and `at` are page-aligned; a rest below a page at the end is copied.
-    pub(crate) fn map_in(&self, what: &'static str, file: &File, bytes: Range<u64>, at: u64) -> Result<(), MemoryError> {
+    pub(crate) fn map_in(
+        &self,
+        what: &'static str,
+        file: &File,
+        bytes: Range<u64>,
+        at: u64,
+    ) -> Result<(), MemoryError> {
         const PAGE: u64 = 4096;
         let whole = (bytes.end - bytes.start) & !(PAGE - 1);
         let place = |source| MemoryError::Place { what, at, source };
@@ -191,11 +214,18 @@ impl GuestRam {
                 )
             };
             if result == libc::MAP_FAILED {
-                return Err(MemoryError::Read { what, source: io::Error::last_os_error() });
+                return Err(MemoryError::Read {
+                    what,
+                    source: io::Error::last_os_error(),
+                });
             }
         }
         let rest = bytes.start + whole..bytes.end;
-        if rest.is_empty() { Ok(()) } else { self.copy_in(what, file, rest, at + whole) }
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            self.copy_in(what, file, rest, at + whole)
+        }
     }
 }
 
@@ -205,7 +235,11 @@ fn map_anonymous(spec: MemorySpec, length: u64) -> Result<Mapping, MemoryError> 
     let pool = spec.huge_pages == HugePages::Hugetlb2M;
     let failed = |source| {
         if pool {
-            MemoryError::HugePages { mib, pages: spec.bytes.div_ceil(HUGE), source }
+            MemoryError::HugePages {
+                mib,
+                pages: spec.bytes.div_ceil(HUGE),
+                source,
+            }
         } else {
             MemoryError::Reserve { mib, source }
         }
@@ -215,9 +249,24 @@ fn map_anonymous(spec: MemorySpec, length: u64) -> Result<Mapping, MemoryError> 
     let slack = if pool { 0 } else { HUGE as usize };
     let padded = length.checked_add(slack).ok_or_else(too_big)?;
     // The pool is reserved at once (no MAP_NORESERVE there): running out later would be a SIGBUS in the guest.
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | if pool { libc::MAP_HUGETLB | libc::MAP_HUGE_2MB } else { libc::MAP_NORESERVE };
+    let flags = libc::MAP_PRIVATE
+        | libc::MAP_ANONYMOUS
+        | if pool {
+            libc::MAP_HUGETLB | libc::MAP_HUGE_2MB
+        } else {
+            libc::MAP_NORESERVE
+        };
     // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
-    let raw = unsafe { libc::mmap(ptr::null_mut(), padded, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    let raw = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            padded,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+    };
     if raw == libc::MAP_FAILED {
         return Err(failed(io::Error::last_os_error()));
     }

@@ -135,7 +135,9 @@ impl Vcpu {
     }
 
     fn wait(&mut self) -> State {
-        self.commands.recv().map_or(State::Done(Exit::Asked(Effect::Shutdown)), obey)
+        self.commands
+            .recv()
+            .map_or(State::Done(Exit::Asked(Effect::Shutdown)), obey)
     }
 }
 
@@ -193,7 +195,11 @@ impl VcpuHandle {
             drop(vcpu);
             on_exit(exit);
         })?;
-        Ok(Self { commands: sender, thread: Some(thread), run_page })
+        Ok(Self {
+            commands: sender,
+            thread: Some(thread),
+            run_page,
+        })
     }
 
     /// Enters the guest.

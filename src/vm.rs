@@ -140,9 +140,15 @@ impl Vm {
             panic: None,
             result: None,
         };
-        let thread =
-            thread::Builder::new().name("vm-control".into()).spawn(move || control.run(State::Created(machine), &inbox))?;
-        Ok(Self { notes, shared, thread: Some(thread), pty: None })
+        let thread = thread::Builder::new()
+            .name("vm-control".into())
+            .spawn(move || control.run(State::Created(machine), &inbox))?;
+        Ok(Self {
+            notes,
+            shared,
+            thread: Some(thread),
+            pty: None,
+        })
     }
 
     /// Names the pseudo-terminal of its console.
@@ -200,7 +206,12 @@ impl Vm {
         let mut outcome = lock(&self.shared.outcome);
         while outcome.is_none() {
             let left = until.checked_duration_since(Instant::now())?;
-            outcome = self.shared.ended.wait_timeout(outcome, left).unwrap_or_else(PoisonError::into_inner).0;
+            outcome = self
+                .shared
+                .ended
+                .wait_timeout(outcome, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         outcome.clone()
     }
@@ -213,7 +224,10 @@ impl Vm {
     }
 
     fn ask(&self, operation: Operation) -> Result<(), VmError> {
-        let gone = || VmError::Refused { operation, state: "stopped" };
+        let gone = || VmError::Refused {
+            operation,
+            state: "stopped",
+        };
         let (reply, answer) = channel();
         self.notes.send(Note::Request(operation, reply)).map_err(|_| gone())?;
         // The control thread drops what it has not answered when it ends.
@@ -223,7 +237,9 @@ impl Vm {
 
 impl fmt::Debug for Vm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vm").field("outcome", &*lock(&self.shared.outcome)).finish_non_exhaustive()
+        f.debug_struct("Vm")
+            .field("outcome", &*lock(&self.shared.outcome))
+            .finish_non_exhaustive()
     }
 }
 
@@ -355,9 +371,9 @@ impl Control {
         drop(state);
         let panic = self.panic.take();
         let outcome = match (exit, panic) {
-            (Exit::Failed(reason), _) => {
-                Outcome::Failed(format!("KVM could not run the guest: {reason}; `coracle doctor` shows what it can do"))
-            }
+            (Exit::Failed(reason), _) => Outcome::Failed(format!(
+                "KVM could not run the guest: {reason}; `coracle doctor` shows what it can do"
+            )),
             (_, Some(message)) => Outcome::Panicked(message),
             (Exit::Asked(Effect::Panic), None) => Outcome::Panicked("no message reached the console".into()),
             (Exit::TripleFault, None) => Outcome::TripleFault,

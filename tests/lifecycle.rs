@@ -46,7 +46,11 @@ fn a_reset_restarts_the_guest_in_the_same_process_or_ends_it_as_asked() {
     let vm = vm(&folder, Program::Reset);
     let events = vm.events();
     vm.start().unwrap();
-    let resets: Vec<_> = events.iter().filter(|e| matches!(e, Event::Rebooting(_))).take(5).collect();
+    let resets: Vec<_> = events
+        .iter()
+        .filter(|e| matches!(e, Event::Rebooting(_)))
+        .take(5)
+        .collect();
     assert_eq!(resets.last(), Some(&Event::Rebooting(5)));
     assert_eq!(vm.stop(), Outcome::Stopped);
 
@@ -110,7 +114,10 @@ fn refusals_name_the_operation_and_the_state() {
     assert_eq!(refusal(vm.start()), "cannot start a VM that is running");
     vm.pause().unwrap();
     assert_eq!(refusal(vm.pause()), "cannot pause a VM that is paused");
-    assert_eq!(refusal(vm.power_button()), "cannot press the power button of a VM that is paused");
+    assert_eq!(
+        refusal(vm.power_button()),
+        "cannot press the power button of a VM that is paused"
+    );
     vm.stop();
     assert_eq!(refusal(vm.resume()), "cannot resume a VM that is stopped");
 }

@@ -18,7 +18,10 @@ struct Logger {
 pub(crate) fn install(spec: Option<&LoggerSpec>, fallback: LevelFilter) -> io::Result<()> {
     let file = spec.and_then(|s| s.path.as_ref()).map(|path| {
         OpenOptions::new().append(true).create(true).open(path).map_err(|e| {
-            io::Error::other(format!("cannot open {} (logger.log_path): {e}; check the folder and its permissions", path.display()))
+            io::Error::other(format!(
+                "cannot open {} (logger.log_path): {e}; check the folder and its permissions",
+                path.display()
+            ))
         })
     });
     let logger = Logger {
@@ -33,14 +36,20 @@ pub(crate) fn install(spec: Option<&LoggerSpec>, fallback: LevelFilter) -> io::R
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.module.as_ref().is_none_or(|module| metadata.target().starts_with(module.as_str()))
+        self.module
+            .as_ref()
+            .is_none_or(|module| metadata.target().starts_with(module.as_str()))
     }
 
     fn log(&self, record: &Record<'_>) {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let level = if self.show_level { format!("{}: ", record.level().as_str().to_ascii_lowercase()) } else { String::new() };
+        let level = if self.show_level {
+            format!("{}: ", record.level().as_str().to_ascii_lowercase())
+        } else {
+            String::new()
+        };
         let origin = match (self.show_origin, record.file(), record.line()) {
             (true, Some(file), Some(line)) => format!("{file}:{line}: "),
             _ => String::new(),
@@ -48,7 +57,10 @@ impl Log for Logger {
         let line = format!("coracle: {level}{origin}{}\n", record.args());
         // Nobody is left to hear that logging fails.
         let _ = match &self.file {
-            Some(file) => file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes()),
+            Some(file) => file
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .write_all(line.as_bytes()),
             None => io::stderr().write_all(line.as_bytes()),
         };
     }

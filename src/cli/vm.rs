@@ -229,7 +229,10 @@ fn read(file: &Path) -> Result<String, Failure> {
         fs::read_to_string(file).map(|read| text = read)
     };
     result.map_err(|error| {
-        let message = format!("cannot read the config {}: {error}; check the path and that it is UTF-8", file.display());
+        let message = format!(
+            "cannot read the config {}: {error}; check the path and that it is UTF-8",
+            file.display()
+        );
         Failure::new(exit::BAD_CONFIG, message)
     })?;
     Ok(text)
@@ -271,7 +274,14 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        for (text, mib) in [("512", 512), ("512M", 512), ("2g", 2048), ("1GiB", 1024), ("1T", 1 << 20), ("2048K", 2)] {
+        for (text, mib) in [
+            ("512", 512),
+            ("512M", 512),
+            ("2g", 2048),
+            ("1GiB", 1024),
+            ("1T", 1 << 20),
+            ("2048K", 2),
+        ] {
             assert_eq!(mebibytes(text), Ok(mib), "{text}");
         }
         for text in ["", "M", "1.5G", "-1", "99999999999999T", "1000K", "1é"] {

@@ -38,7 +38,11 @@ impl Input {
     /// Starts reading `source`. If it is the operator's own terminal (`interactive`), it goes into raw mode, with
     /// escape keys, until the value is dropped.
     pub(crate) fn spawn(source: File, interactive: bool, on_escape: OnEscape) -> io::Result<Self> {
-        let shared = Arc::new(Shared { serial: Mutex::default(), room: Wake::new()?, stop: Wake::new()? });
+        let shared = Arc::new(Shared {
+            serial: Mutex::default(),
+            room: Wake::new()?,
+            stop: Wake::new()?,
+        });
         let raw = if interactive { RawMode::enter(&source)? } else { None };
         let reader = Reader {
             shared: shared.clone(),
@@ -48,8 +52,13 @@ impl Input {
             pending: Vec::new(),
             on_escape,
         };
-        let thread = thread::Builder::new().name("console-in".into()).spawn(move || reader.run())?;
-        Ok(Self { shared, thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("console-in".into())
+            .spawn(move || reader.run())?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Written when the port has room again.
@@ -136,7 +145,12 @@ impl Reader {
 
     /// Gives the port what it takes.
     fn deliver(&mut self) {
-        let serial = self.shared.serial.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let serial = self
+            .shared
+            .serial
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .upgrade();
         if let Some(serial) = serial.filter(|_| !self.pending.is_empty()) {
             let taken = serial.receive(&self.pending);
             self.pending.drain(..taken);

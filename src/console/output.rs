@@ -68,7 +68,11 @@ impl Output {
     pub(crate) fn new(target: Option<OwnedFd>, when_full: WhenFull, on_panic: OnPanic) -> io::Result<Self> {
         let target = target.map(File::from);
         // A terminal promises room for few bytes only, a pipe for a page.
-        let chunk = if target.as_ref().is_some_and(|t| rustix::termios::isatty(t)) { 256 } else { 4096 };
+        let chunk = if target.as_ref().is_some_and(|t| rustix::termios::isatty(t)) {
+            256
+        } else {
+            4096
+        };
         Ok(Self {
             pending: Mutex::new(Pending {
                 bytes: VecDeque::new(),
@@ -169,8 +173,13 @@ impl Output {
 
     /// Waits until the target takes bytes or has failed; a wake-up ends the wait too.
     fn wait_for_target(&self, target: &File, limit: i32) -> bool {
-        let mut fds = [PollFd::new(target, PollFlags::OUT), PollFd::new(&self.wake, PollFlags::IN)];
-        let limit = (limit >= 0).then(|| Duration::from_millis(limit.unsigned_abs().into()).try_into().ok()).flatten();
+        let mut fds = [
+            PollFd::new(target, PollFlags::OUT),
+            PollFd::new(&self.wake, PollFlags::IN),
+        ];
+        let limit = (limit >= 0)
+            .then(|| Duration::from_millis(limit.unsigned_abs().into()).try_into().ok())
+            .flatten();
         let answered = poll(&mut fds, limit.as_ref()).is_ok_and(|n| n > 0);
         self.wake.clear();
         answered
@@ -185,13 +194,11 @@ impl Output {
             serial.output_drained();
         }
     }
-
 }
 
 impl SerialOutput for Output {
     fn put(&self, bytes: &[u8]) -> usize {
         let mut pending = self.lock();
-        let panic = Self::scan(&mut pending, bytes);
         let taken = if pending.dead {
             bytes.len()
         } else {
@@ -214,6 +221,8 @@ impl SerialOutput for Output {
             }
             taken
         };
+        // What was not taken comes again.
+        let panic = Self::scan(&mut pending, bytes.get(..taken).unwrap_or_default());
         drop(pending);
         if let Some(message) = panic {
             (self.on_panic)(message);
@@ -236,8 +245,13 @@ pub(crate) struct Pump {
 impl Pump {
     pub(crate) fn spawn(output: &Arc<Output>) -> io::Result<Self> {
         let pumped = output.clone();
-        let thread = thread::Builder::new().name("console-out".into()).spawn(move || pumped.pump())?;
-        Ok(Self { output: output.clone(), thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("console-out".into())
+            .spawn(move || pumped.pump())?;
+        Ok(Self {
+            output: output.clone(),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -253,7 +267,9 @@ impl Drop for Pump {
 
 /// Whether `fd` has one of `events` (or an error) within `limit` milliseconds; -1 waits for ever.
 pub(super) fn ready(fd: &impl AsFd, events: PollFlags, limit: i64) -> bool {
-    let limit = u64::try_from(limit).ok().and_then(|ms| Duration::from_millis(ms).try_into().ok());
+    let limit = u64::try_from(limit)
+        .ok()
+        .and_then(|ms| Duration::from_millis(ms).try_into().ok());
     poll(&mut [PollFd::new(fd, events)], limit.as_ref()).is_ok_and(|n| n > 0)
 }
 

@@ -19,7 +19,10 @@ impl RawMode {
         raw.make_raw();
         // Output keeps its NL to CR-NL translation: log lines of this process share the screen.
         raw.output_modes = before.output_modes;
-        let guard = Self { terminal: terminal.try_clone()?, before };
+        let guard = Self {
+            terminal: terminal.try_clone()?,
+            before,
+        };
         termios::tcsetattr(&guard.terminal, OptionalActions::Now, &raw)?;
         Ok(Some(guard))
     }
@@ -77,6 +80,9 @@ mod tests {
         let mut keys = EscapeKeys::default();
         assert_eq!(keys.filter(b"ls\x01"), (b"ls".to_vec(), vec![]));
         assert_eq!(keys.filter(b"xok"), (b"ok".to_vec(), vec![Escape::Stop]));
-        assert_eq!(keys.filter(b"\x01p\x01a\x01\x01\x01z"), (b"\x01\x01\x01z".to_vec(), vec![Escape::PowerButton]));
+        assert_eq!(
+            keys.filter(b"\x01p\x01a\x01\x01\x01z"),
+            (b"\x01\x01\x01z".to_vec(), vec![Escape::PowerButton])
+        );
     }
 }

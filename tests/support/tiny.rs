@@ -37,8 +37,14 @@ pub fn spec(folder: &Path, program: Program, output: SerialOutput) -> VmSpec {
             protocol: Protocol::Auto,
         },
         vcpus: 1,
-        memory: MemorySpec { bytes: 32 << 20, huge_pages: HugePages::None },
-        serial: SerialSpec { input: SerialInput::None, output },
+        memory: MemorySpec {
+            bytes: 32 << 20,
+            huge_pages: HugePages::None,
+        },
+        serial: SerialSpec {
+            input: SerialInput::None,
+            output,
+        },
         on_reboot: OnReboot::Restart,
         logger: None,
     }
@@ -93,7 +99,14 @@ fn x86_64(program: Program) -> Vec<u8> {
 
 fn aarch64(program: Program) -> Vec<u8> {
     const STAY: u32 = 0x1400_0000; // b .
-    let psci = |function: u32| vec![movz_high(0, 0x8400), movk_low(0, function), 0xd400_0002 /* hvc #0 */, STAY];
+    let psci = |function: u32| {
+        vec![
+            movz_high(0, 0x8400),
+            movk_low(0, function),
+            0xd400_0002, /* hvc #0 */
+            STAY,
+        ]
+    };
     let code = match program {
         Program::PowerOff => psci(8),
         Program::Reset => psci(9),
@@ -104,7 +117,13 @@ fn aarch64(program: Program) -> Vec<u8> {
             let base = u32::try_from(console.base).unwrap();
             // movz w1,#'.'; strb w1,[x2]; b -1
             let dot = 0x5280_0000 | u32::from(b'.') << 5 | 1;
-            vec![movz_high(2, base >> 16), movk_low(2, base & 0xffff), dot, 0x3900_0041, 0x17ff_ffff]
+            vec![
+                movz_high(2, base >> 16),
+                movk_low(2, base & 0xffff),
+                dot,
+                0x3900_0041,
+                0x17ff_ffff,
+            ]
         }
         // udf #0 with no vector table: the CPU takes the exception for ever
         Program::Crash => vec![0],
@@ -133,7 +152,11 @@ fn elf(code: &[u8]) -> Vec<u8> {
     file.extend([64u16, 56, 1, 64, 0, 0].map(u16::to_le_bytes).concat());
     file.extend([1u32, 5].map(u32::to_le_bytes).concat()); // PT_LOAD, R+X
     let length = code.len() as u64;
-    file.extend([OFFSET as u64, AT, AT, length, length, 0x1000].map(u64::to_le_bytes).concat());
+    file.extend(
+        [OFFSET as u64, AT, AT, length, length, 0x1000]
+            .map(u64::to_le_bytes)
+            .concat(),
+    );
     file.resize(OFFSET, 0);
     file.extend(code);
     file
