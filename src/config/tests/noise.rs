@@ -84,7 +84,7 @@ fn configs_with_random_values_keep_every_promise() {
     let validator = Validator::new();
     let (mut accepted, mut refused) = (0, 0);
     let whole: Value = serde_json::from_str(super::EVERYTHING).unwrap();
-    for _ in 0..2000 {
+    for _ in 0..1000 {
         let mut document = whole.clone();
         // Fewer sections, so that some are accepted.
         document
@@ -104,10 +104,7 @@ fn configs_with_random_values_keep_every_promise() {
             assert_eq!(checked, parse(&document.to_string()));
         }
     }
-    assert!(
-        accepted > 100 && refused > 100,
-        "{accepted} accepted, {refused} refused"
-    );
+    assert!(accepted > 50 && refused > 50, "{accepted} accepted, {refused} refused");
 }
 
 fn value(random: &mut Random) -> Value {

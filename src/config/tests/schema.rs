@@ -175,27 +175,45 @@ fn everything() -> Value {
 #[test]
 fn it_accepts_the_examples_and_all_keys() {
     let validator = Validator::new();
-    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("resources/vm");
-    let mut count = 0;
-    for entry in examples.read_dir().unwrap() {
-        let path = entry.unwrap().path();
-        let document = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-        assert!(validator.accepts(&document), "{}", path.display());
+    for (name, json) in super::EXAMPLES {
+        let document = serde_json::from_str(json).unwrap();
+        assert!(validator.accepts(&document), "{name}");
         assert_agreement(&validator, &document);
-        count += 1;
     }
-    assert!(count >= 2);
     assert!(validator.accepts(&everything()));
+
+    // Where the test runs beside the sources, no example is left out.
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("resources/vm");
+    for entry in folder.read_dir().into_iter().flatten() {
+        let name = entry.unwrap().file_name();
+        assert!(
+            super::EXAMPLES.iter().any(|(known, _)| name == *known),
+            "{name:?} is not tested"
+        );
+    }
 }
 
 #[test]
 fn it_agrees_with_the_parser_on_every_key_and_type() {
     let validator = Validator::new();
-    let neighbours = neighbours(&everything());
-    assert!(neighbours.len() > 1000, "only {}", neighbours.len());
-    for document in &neighbours {
-        assert_agreement(&validator, document);
+    let whole = everything();
+    let mut count = 0;
+    for (section, value) in whole.as_object().unwrap() {
+        for neighbour in neighbours(value) {
+            // The sections that the rules of others ask, and the one in question.
+            let mut document = json!({});
+            for key in ["boot-source", "machine-config", "network-interfaces"] {
+                document[key] = whole[key].clone();
+            }
+            document[section] = neighbour;
+            assert_agreement(&validator, &document);
+            count += 1;
+        }
     }
+    for document in neighbours(&json!({ "boot-source": whole["boot-source"] })) {
+        assert_agreement(&validator, &document);
+    }
+    assert!(count > 1000, "only {count}");
 }
 
 #[test]
