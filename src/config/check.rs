@@ -264,10 +264,14 @@ fn serial(serial: Option<&raw::Serial>) -> Result<spec::SerialSpec, ConfigError>
         (Some(raw::SerialOutput::Stdout) | None, None) => spec::SerialOutput::Stdout,
     };
     let input = match &serial.input {
-        Some(_) if output == spec::SerialOutput::Pty => {
+        Some(input) if output == spec::SerialOutput::Pty => {
             return Err(ConfigError::rule(
                 "serial.input",
-                "set",
+                match input {
+                    raw::SerialInput::Stdin => "\"stdin\"".to_owned(),
+                    raw::SerialInput::None => "\"none\"".to_owned(),
+                    raw::SerialInput::File(file) => quoted(&file.to_string_lossy()),
+                },
                 "output is \"pty\", and a pseudo-terminal is the input as well",
                 "Remove serial.input, or choose another output",
             ));
@@ -290,7 +294,7 @@ fn path(at: &str, path: &Path) -> Result<PathBuf, ConfigError> {
     } else {
         return Ok(path.to_owned());
     };
-    let remedy = "Name a file, relative to the current directory or from the root";
+    let remedy = "Give a path, relative to the current directory or from the root";
     Err(ConfigError::rule(at, quoted(&path.to_string_lossy()), rule, remedy))
 }
 

@@ -128,9 +128,13 @@ impl From<Issue> for ConfigError {
                 example: hint::example(&at, key),
             },
             Problem::WrongType { found, expected } => Self::WrongType {
+                expected: if expected == "u64" {
+                    hint::whole_number(&at)
+                } else {
+                    expected
+                },
                 path: if at.is_empty() { "the config".to_owned() } else { at },
                 found,
-                expected,
             },
         }
     }
@@ -155,9 +159,16 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// `text` without control characters and not too long.
 pub(super) fn printable(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
-    if text.chars().nth(SHOWN).is_some() {
-        shown.push('…');
+    let mut shown = String::new();
+    for (index, c) in text.chars().enumerate() {
+        match c {
+            _ if index == SHOWN => {
+                shown.push('…');
+                break;
+            }
+            '\'' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
     }
     shown
 }

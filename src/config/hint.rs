@@ -3,24 +3,39 @@
 use super::error::printable;
 use serde_json::Value;
 
+/// What people call things elsewhere, and the path of our key for it.
+pub(super) const ELSEWHERE: [(&str, &str); 12] = [
+    ("bundle", "boot-source.kernel_bundle"),
+    ("cmdline", "boot-source.boot_args"),
+    ("cpus", "machine-config.vcpu_count"),
+    ("initramfs", "boot-source.initrd_path"),
+    ("initrd", "boot-source.initrd_path"),
+    ("kernel", "boot-source.kernel_image_path"),
+    ("mem", "machine-config.mem_size_mib"),
+    ("memory", "machine-config.mem_size_mib"),
+    ("net", "network-interfaces"),
+    ("disks", "drives"),
+    ("ram", "machine-config.mem_size_mib"),
+    ("vcpus", "machine-config.vcpu_count"),
+];
+
 /// What to tell about `key`, which the object at `at` does not know.
 pub(super) fn for_unknown_key(key: &str, at: &str, known: &[&str]) -> String {
+    let elsewhere = ELSEWHERE.iter().find(|(name, _)| *name == key).map(|(_, ours)| *ours);
+    if let Some(ours) = elsewhere.filter(|ours| at.is_empty() || ours.starts_with(at)) {
+        return format!("Did you mean {ours:?}?");
+    }
     if let Some(near) = nearest(key, known) {
         return format!("Did you mean {near:?}?");
     }
-    if let Some(home) = home_of(key).filter(|home| home != at) {
-        return match home.as_str() {
-            "" => format!("{key:?} belongs at the top level: move it there."),
-            home => format!("{key:?} belongs in {home}: move it there."),
-        };
+    match home_of(key).filter(|home| home != at).as_deref() {
+        Some("") => "It belongs at the top level: move it there.".to_owned(),
+        Some(home) => format!("It belongs in {home}: move it there."),
+        None => format!("Remove it, or use one of: {}.", known.join(", ")),
     }
-    if known.is_empty() {
-        return "Remove it: nothing is known here.".to_owned();
-    }
-    format!("Remove it, or use one of: {}.", known.join(", "))
 }
 
-/// The known key that `key` probably means, if one is near.
+/// The known key that `key` probably means: a few letters apart, or one a part of the other.
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     // Far longer than any key: not worth the quadratic time.
     if key.len() > 64 {
@@ -28,17 +43,14 @@ fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     }
     let plain = |text: &str| text.to_lowercase().replace('-', "_");
     let key = plain(key);
-    known
+    let near = known
         .iter()
         .map(|name| (strsim::osa_distance(&key, &plain(name)), *name))
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 6 || starts_alike(&key, &plain(name)))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
-}
-
-/// Whether one key is a good part of the other's start, as `vcpus` or `kernel_image` are meant.
-fn starts_alike(key: &str, name: &str) -> bool {
-    key.len() >= 3 && (name.starts_with(key) || key.starts_with(name))
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 6)
+        .min_by_key(|(distance, _)| *distance);
+    let is_part = |name: &&&str| key.len() >= 4 && (plain(name).contains(&key) || key.starts_with(&plain(name)));
+    near.map(|(_, name)| name)
+        .or_else(|| known.iter().find(is_part).copied())
 }
 
 /// The section whose objects know `key`: a path without indices, or "" for the top level.
@@ -50,6 +62,18 @@ fn home_of(key: &str) -> Option<String> {
     }
     let knows = |name: &str| properties(&schema, name).is_some_and(|keys| keys.contains_key(key));
     top.keys().find(|name| knows(name)).cloned()
+}
+
+/// The whole numbers that the key at `path` takes, in words.
+pub(super) fn whole_number(path: &str) -> String {
+    let (at, key) = path.rsplit_once('.').unwrap_or(("", path));
+    let schema = super::schema();
+    let limit = |name: &str| properties(&schema, at)?.get(key)?.get(name)?.as_u64();
+    let least = limit("minimum").unwrap_or_default();
+    match limit("maximum") {
+        Some(most) => format!("a whole number from {least} to {most}"),
+        None => format!("a whole number, at least {least} and below 2^64"),
+    }
 }
 
 /// An example of `key` with a value, for the object at `at`.

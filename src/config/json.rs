@@ -132,11 +132,10 @@ fn name_found(found: Unexpected<'_>) -> String {
     }
 }
 
-/// What serde's derived code expects, in the words of JSON.
+/// What serde's derived code expects, in the words of JSON; "u64" stays, as which numbers fit depends on the place.
 fn name_expected(expected: &str) -> String {
     match expected {
         "a boolean" => "true or false".to_owned(),
-        "u64" => format!("a whole number from 0 to {}", u64::MAX),
         "a sequence" => "a list".to_owned(),
         "a map" => "an object".to_owned(),
         "path string" => "a path (a string)".to_owned(),

@@ -1,10 +1,14 @@
-use super::*;
+//! Tests of the config: good and bad ones in tables, the schema against the parser, and noise.
+mod bad;
+mod good;
+mod noise;
+mod schema;
 
-/// The config of the first page of the README.
-#[test]
-fn the_hello_example_boots_the_bundle() {
-    let spec = parse(include_str!("../../resources/vm/hello.json")).unwrap();
-    assert_eq!(spec.boot.source, spec::BootSource::Bundle("target/bundle".into()));
-    assert_eq!(spec.boot.command, ["/bin/uname", "-a"]);
-    assert_eq!((spec.vcpus, spec.memory.bytes), (1, 256 << 20));
-}
+/// All keys of the schema, right by every rule.
+const EVERYTHING: &str = include_str!("tests/everything.json");
+
+/// The examples that users start from.
+const EXAMPLES: [(&str, &str); 2] = [
+    ("hello.json", include_str!("../../resources/vm/hello.json")),
+    ("linux.json", include_str!("../../resources/vm/linux.json")),
+];

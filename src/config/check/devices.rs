@@ -75,17 +75,20 @@ fn backend(at: &str, drive: &Drive) -> Result<(), ConfigError> {
     };
     socket_path(&join(at, "socket"), socket)?;
     let taken = [
-        ("path_on_host", drive.path_on_host.is_some()),
-        ("is_read_only", drive.is_read_only.is_some()),
-        ("io_engine", drive.io_engine.is_some()),
-        ("rate_limiter", drive.rate_limiter.is_some()),
-        ("discard", drive.discard.is_some()),
+        (
+            "path_on_host",
+            drive.path_on_host.as_ref().map(|file| quoted(&file.to_string_lossy())),
+        ),
+        ("is_read_only", drive.is_read_only.map(|value| value.to_string())),
+        ("io_engine", drive.io_engine.map(|engine| format!("\"{engine:?}\""))),
+        ("rate_limiter", drive.rate_limiter.as_ref().map(|_| "set".to_owned())),
+        ("discard", drive.discard.map(|value| value.to_string())),
     ];
-    match taken.iter().find(|(_, set)| *set) {
+    match taken.into_iter().find_map(|(key, value)| Some((key, value?))) {
         None => Ok(()),
-        Some((key, _)) => Err(ConfigError::rule(
+        Some((key, value)) => Err(ConfigError::rule(
             join(at, key),
-            "set",
+            value,
             "socket is set as well, and the server behind it decides this",
             format!("Remove {key}, or remove socket"),
         )),
@@ -340,7 +343,7 @@ fn id(at: &str, text: &str) -> Result<(), ConfigError> {
     Err(ConfigError::rule(
         at,
         quoted(text),
-        format!("a name has 1 to {MAX_ID} ASCII letters, digits and _ - ."),
+        format!("a name has 1 to {MAX_ID} ASCII letters, digits, dots, hyphens and underscores"),
         "Choose such a name",
     ))
 }
