@@ -13,6 +13,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 mod cpu;
 mod gic;
+#[cfg(test)]
+mod tests;
 
 /// The 64-bit Arm architecture.
 #[derive(Debug)]
