@@ -9,6 +9,8 @@ use vm_fdt::FdtWriter;
 
 pub mod layout;
 mod nodes;
+#[cfg(test)]
+mod tests;
 
 /// All that the tree tells.
 #[derive(Debug, Clone)]
@@ -83,7 +85,7 @@ pub fn build(machine: &Machine<'_>) -> Result<Vec<u8>, FdtError> {
     nodes::psci(&mut fdt)?;
     nodes::gic(&mut fdt, machine.gic)?;
     nodes::timer(&mut fdt, machine)?;
-    nodes::clock(&mut fdt)?;
+    nodes::clock(&mut fdt, &parts)?;
     for part in &parts {
         nodes::part(&mut fdt, part)?;
     }

@@ -113,3 +113,6 @@ pub fn initrd_address(ram: &[Range<u64>], kernel_end: u64, size: u64) -> Option<
     let at = fdt_address(ram)?.checked_sub(size)? / LARGEST_PAGE * LARGEST_PAGE;
     (at >= kernel_end.max(ram.first()?.start)).then_some(at)
 }
+
+#[cfg(test)]
+mod tests;

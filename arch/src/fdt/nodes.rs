@@ -134,8 +134,14 @@ pub(super) fn timer(fdt: &mut FdtWriter, machine: &Machine<'_>) -> Result<(), Fd
     Ok(())
 }
 
-/// The clock that PrimeCells cannot be probed without.
-pub(super) fn clock(fdt: &mut FdtWriter) -> Result<(), FdtError> {
+/// The clock that PrimeCells cannot be probed without, if there are any.
+pub(super) fn clock(fdt: &mut FdtWriter, parts: &[Part]) -> Result<(), FdtError> {
+    if !parts
+        .iter()
+        .any(|part| matches!(part.kind, PartKind::Rtc | PartKind::Gpio))
+    {
+        return Ok(());
+    }
     let node = fdt.begin_node("apb-pclk")?;
     fdt.property_string("compatible", "fixed-clock")?;
     fdt.property_phandle(CLOCK)?;
