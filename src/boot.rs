@@ -280,30 +280,35 @@ fn hold(bytes: &[u8]) -> io::Result<Opened> {
     })
 }
 
-/// The default or the given arguments, with the guest's command before a ` -- `: what follows that is for PID 1 and
+/// The default or the given arguments, with the guest's command before a lone `--`: what follows that is for PID 1 and
 /// stays last.
 fn compose_cmdline(spec: &BootSpec) -> Result<String, BootError> {
     let given = spec.cmdline.as_deref().unwrap_or(Host::DEFAULT_CMDLINE).trim();
-    let cmdline = if spec.command.is_empty() {
-        given.to_owned()
-    } else {
-        let (kernel, init) = given
-            .split_once("-- ")
-            .map_or((given, None), |(k, i)| (k.trim_end(), Some(i)));
-        let command = cmdline::encode(&spec.command);
-        let tail = init.map(|init| format!(" -- {init}")).unwrap_or_default();
-        format!("{kernel} {command}{tail}").trim_start().to_owned()
-    };
+    let mut cmdline = given.to_owned();
+    if !spec.command.is_empty() {
+        let command = format!("{}={} ", cmdline::EXEC, cmdline::encode_exec(&spec.command));
+        let end = given.match_indices("--").map(|(at, _)| at).find(|&at| {
+            let (before, after) = (
+                given.get(..at).unwrap_or_default(),
+                given.get(at + 2..).unwrap_or_default(),
+            );
+            let apart = |c: Option<char>| c.is_none_or(char::is_whitespace);
+            apart(before.chars().next_back()) && apart(after.chars().next())
+        });
+        match end {
+            Some(at) => cmdline.insert_str(at, &command),
+            None => cmdline = format!("{given} {}", command.trim_end()).trim_start().to_owned(),
+        }
+    }
     let (length, limit) = (cmdline.len(), Host::MAX_CMDLINE);
     if length > limit {
-        Err(BootError::Cmdline {
+        return Err(BootError::Cmdline {
             length,
             limit,
             arch: Host::NAME,
-        })
-    } else {
-        Ok(cmdline)
+        });
     }
+    Ok(cmdline)
 }
 
 #[cfg(test)]

@@ -1,2 +1,111 @@
-//! PID 1 of a coracle guest.
-fn main() {}
+//! PID 1 of a coracle guest: gets the machine going, runs one command, tells the VMM how it ended, powers off.
+//!
+//! Everything happens on the main thread, but for the power button, which a thread of its own watches. Nothing here
+//! panics: what goes wrong becomes a line on the console and a report to the VMM, and the guest powers off.
+mod boot;
+mod command;
+mod console;
+mod power;
+mod report;
+mod sys;
+
+use command::Work;
+use coracle_protocol::{
+    cmdline::{self, Cmdline},
+    report::{Report, Timings},
+};
+use report::AgentPort;
+use rustix::time::{ClockId, clock_gettime};
+use std::error::Error as _;
+
+/// Why PID 1 could not do its work.
+#[derive(Debug, thiserror::Error)]
+enum GuestError {
+    /// A step failed in the kernel.
+    #[error("cannot {wish}")]
+    Step {
+        /// What was to be done.
+        wish: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The command line makes no sense.
+    #[error("cannot read the command to run")]
+    Cmdline(#[from] cmdline::CmdlineError),
+    /// Two commands.
+    #[error("the kernel command line has a command in `coracle.exec` and another after `--`: keep one of them")]
+    TwoCommands,
+    /// An unknown role.
+    #[error("`coracle.role={0}` is no role that this program knows: leave it out to run a command")]
+    Role(String),
+}
+
+impl GuestError {
+    fn step(wish: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> Self {
+        let wish = wish.into();
+        move |errno| Self::Step {
+            wish,
+            source: errno.into(),
+        }
+    }
+}
+
+fn main() {
+    let init = now();
+    if std::process::id() != 1 {
+        console::say("this is the first program of a virtual machine; it does nothing elsewhere");
+        return;
+    }
+    // Both roles are told apart by the kernel command line, which only /proc shows.
+    let line = boot::mount_proc().and_then(|()| boot::cmdline());
+    match line {
+        Ok(line) if line.value(cmdline::ROLE).is_none() => run_guest(init, &line),
+        Ok(line) => {
+            let role = line.value(cmdline::ROLE).unwrap_or_default().to_string();
+            AgentPort::open().send(&failed(&GuestError::Role(role)));
+        }
+        Err(error) => AgentPort::open().send(&failed(&error)),
+    }
+    power::off();
+}
+
+fn run_guest(init: u64, line: &Cmdline) {
+    let mounted = boot::mount_rest();
+    let mut port = AgentPort::open();
+    let end = mounted.and_then(|()| serve(init, line, &mut port));
+    port.send(&match end {
+        Ok(code) => Report::Exit { code },
+        Err(error) => failed(&error),
+    });
+}
+
+/// Answers with the command's exit code.
+fn serve(init: u64, line: &Cmdline, port: &mut AgentPort) -> Result<u8, GuestError> {
+    boot::load_modules()?;
+    let modules = now();
+    let work = Work::of(line)?;
+    power::watch_button();
+    let ready = now();
+    let timings = Timings { init, modules, ready };
+    console::ready(&timings);
+    port.send(&Report::Ready(timings));
+    work.run()
+}
+
+/// The report of a failure, which goes to the console as well.
+fn failed(error: &GuestError) -> Report {
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        reason = format!("{reason}: {inner}");
+        cause = inner.source();
+    }
+    console::say(&reason);
+    Report::Failed { reason }
+}
+
+/// Microseconds since the guest's kernel started its clock.
+fn now() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1000
+}

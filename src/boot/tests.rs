@@ -1,1 +1,52 @@
+use super::*;
 
+fn spec(cmdline: Option<&str>, command: &[&str]) -> BootSpec {
+    BootSpec {
+        source: BootSource::Bundle("bundle".into()),
+        cmdline: cmdline.map(str::to_owned),
+        command: command.iter().map(ToString::to_string).collect(),
+        load: KernelLoad::Auto,
+        protocol: Protocol::Auto,
+    }
+}
+
+#[test]
+fn the_command_goes_before_what_is_for_init() {
+    let cases = [
+        ("quiet", "quiet coracle.exec=/bin/echo,a%20b"),
+        ("quiet -- one two", "quiet coracle.exec=/bin/echo,a%20b -- one two"),
+        (
+            "a=b--c --d -- x -- y",
+            "a=b--c --d coracle.exec=/bin/echo,a%20b -- x -- y",
+        ),
+        ("-- x", "coracle.exec=/bin/echo,a%20b -- x"),
+        ("", "coracle.exec=/bin/echo,a%20b"),
+        (" quiet  --", "quiet  coracle.exec=/bin/echo,a%20b --"),
+    ];
+    for (given, whole) in cases {
+        assert_eq!(
+            compose_cmdline(&spec(Some(given), &["/bin/echo", "a b"])).unwrap(),
+            whole,
+            "{given:?}"
+        );
+    }
+    assert_eq!(compose_cmdline(&spec(None, &[])).unwrap(), Host::DEFAULT_CMDLINE);
+    assert_eq!(
+        compose_cmdline(&spec(Some("quiet -- one"), &[])).unwrap(),
+        "quiet -- one"
+    );
+}
+
+#[test]
+fn a_command_line_may_be_as_long_as_the_kernel_allows_and_no_longer() {
+    let longest = "x".repeat(Host::MAX_CMDLINE);
+    assert!(longest.len() >= 2047, "2048 bytes with the NUL");
+    assert!(compose_cmdline(&spec(Some(&longest), &[])).is_ok());
+    let error = compose_cmdline(&spec(Some(&format!("{longest}x")), &[]))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(&format!("{} bytes", Host::MAX_CMDLINE + 1)) && error.contains("boot_args"),
+        "{error}"
+    );
+}

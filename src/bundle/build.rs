@@ -6,7 +6,7 @@ use super::{
     initramfs::{Contents, Piece},
     inputs::Inputs,
     manifest::{Architecture, FORMAT, FileFacts, Manifest, Source},
-    modules::{Module, Tree},
+    modules::{self, Module, Tree},
     payload,
     store::{self, Lock, StoreError},
 };
@@ -28,7 +28,13 @@ const MODULES: &[&str] = &[
 ];
 
 /// Modules that serve the power button and the report of a panic, where the kernel has them.
-const MODULES_IF_THERE: &[&str] = &["button", "evdev", "pvpanic_mmio"];
+const fn modules_if_there(arch: Architecture) -> &'static [&'static str] {
+    match arch {
+        Architecture::X86_64 => &["button", "evdev", "pvpanic_mmio"],
+        // The button is a GPIO line, which needs no module.
+        Architecture::Aarch64 => &["pvpanic_mmio"],
+    }
+}
 
 /// What a bundle shall be made from.
 #[derive(Debug, Clone)]
@@ -43,6 +49,8 @@ pub struct Recipe {
     pub busybox: bool,
     /// Modules beyond those that every bundle has.
     pub modules: Vec<String>,
+    /// Whether modules keep their signatures, for kernels that insist on them.
+    pub keep_signatures: bool,
     /// Files to add to the initramfs.
     pub added: Vec<Added>,
     /// Where Debian packages are kept.
@@ -171,7 +179,8 @@ impl Recipe {
                 None => Ok((Vec::new(), Vec::new())),
             };
         };
-        let (there, absent): (Vec<&str>, Vec<&str>) = MODULES_IF_THERE.iter().partition(|name| tree.has(name));
+        let (there, absent): (Vec<&str>, Vec<&str>) =
+            modules_if_there(self.arch).iter().partition(|name| tree.has(name));
         let asked = self.modules.iter().map(String::as_str);
         let names: Vec<&str> = MODULES.iter().copied().chain(there).chain(asked).collect();
         let absent = absent.into_iter().map(str::to_string).collect();
@@ -184,6 +193,7 @@ impl Recipe {
         inputs.fact("made by", MADE_BY);
         inputs.fact("arch", self.arch.name());
         inputs.fact("source", &format!("{:?}", gathered.source));
+        inputs.fact("keep signatures", &self.keep_signatures.to_string());
         inputs.fact("absent", &gathered.absent.join(" "));
         inputs.file("kernel", &gathered.kernel)?;
         inputs.file("guest", &self.guest).map_err(|source| BundleError::Guest {
@@ -249,10 +259,15 @@ impl Recipe {
             wrong,
             arch: self.arch,
         })?;
-        let modules = gathered
-            .modules
-            .iter()
-            .map(|module| Ok((module.name.clone(), module.read()?)));
+        let modules = gathered.modules.iter().map(|module| {
+            let bytes = module.read()?;
+            let bytes = if self.keep_signatures {
+                bytes
+            } else {
+                modules::without_signature(bytes)
+            };
+            Ok((module.name.clone(), bytes))
+        });
         let added = self.added.iter().map(|added| {
             Ok(Piece {
                 path: added.path.clone(),

@@ -84,6 +84,27 @@ impl Module {
     }
 }
 
+/// The module without the signature that the kernel's build may have appended (`Documentation/admin-guide/
+/// module-signing.rst`). A kernel that does not insist on signatures loads it so much faster, since checking one costs
+/// more than loading a small module; it marks itself tainted then.
+pub fn without_signature(mut module: Vec<u8>) -> Vec<u8> {
+    const MAGIC: &[u8] = b"~Module signature appended~\n";
+    let Some((_, facts)) = module
+        .strip_suffix(MAGIC)
+        .and_then(|rest| rest.split_last_chunk::<12>())
+    else {
+        return module;
+    };
+    // `struct module_signature`: its last word is the signature's size, big endian.
+    let size = facts
+        .last_chunk::<4>()
+        .map_or(0, |size| u32::from_be_bytes(*size) as usize);
+    if let Some(length) = module.len().checked_sub(size.saturating_add(12 + MAGIC.len())) {
+        module.truncate(length);
+    }
+    module
+}
+
 /// The modules of one kernel release.
 #[derive(Debug, Clone)]
 pub struct Tree {

@@ -36,6 +36,9 @@ pub(crate) struct Build {
     /// Another module to load at boot, with what it depends on; may be repeated
     #[arg(long, value_name = "NAME")]
     module: Vec<String>,
+    /// Keep the signatures of modules, for a kernel that insists on them; checking them slows the start
+    #[arg(long)]
+    keep_signatures: bool,
     /// Static coracle-guest program for that architecture [default: the one built beside this program]
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
@@ -89,6 +92,7 @@ fn build(arguments: Build) -> Outcome {
         guest: arguments.guest.unwrap_or_else(|| default_guest(arch)),
         busybox: !arguments.without_busybox,
         modules: arguments.module,
+        keep_signatures: arguments.keep_signatures,
         added: arguments.add,
         cache: arguments.cache.unwrap_or_else(bundle::default_cache),
     };

@@ -42,6 +42,7 @@ fn recipe(root: &Path) -> Recipe {
         guest: root.join("guest"),
         busybox: false,
         modules: Vec::new(),
+        keep_signatures: false,
         added: vec![Added {
             file: root.join("tool"),
             path: "opt/tool".into(),

@@ -102,3 +102,15 @@ fn broken_trees_and_files_end_as_errors() {
         assert!(elf_section(&whole[..length], b".modinfo").is_err(), "{length}");
     }
 }
+
+#[test]
+fn a_signature_is_taken_off_whole_and_nothing_else() {
+    let module = module(&["depends="]);
+    let facts = [&[0; 8][..], &300u32.to_be_bytes(), b"~Module signature appended~\n"].concat();
+    let signed = [&module[..], &[5; 300], &facts].concat();
+    assert_eq!(without_signature(signed), module);
+    assert_eq!(without_signature(module.clone()), module);
+    // One that claims to be longer than the file is none.
+    assert_eq!(without_signature(facts.clone()), facts);
+    assert_eq!(without_signature(facts[9..].to_vec()), facts[9..]);
+}
