@@ -84,7 +84,7 @@ fn serve(init: u64, line: &Cmdline, port: &mut AgentPort) -> Result<u8, GuestErr
     boot::load_modules()?;
     let modules = now();
     let work = Work::of(line)?;
-    power::watch_button();
+    power::watch_button(&work);
     let ready = now();
     let timings = Timings { init, modules, ready };
     console::ready(&timings);
