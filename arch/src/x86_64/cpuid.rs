@@ -54,6 +54,8 @@ const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
 const PERF_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
 /// Leaves 4 and 0x8000001d, EAX: CPUs that share the cache, and cores in the package, each less one.
 const CACHE_SHARING: u32 = 0xfff << 14;
+const CACHE_TYPE: u32 = 0x1f;
+const NO_CACHE: u32 = 0;
 const CACHE_CORES: u32 = 0x3f << 26;
 /// The level of a cache, in the same leaves.
 const LAST_LEVEL: u32 = 3;
@@ -133,7 +135,7 @@ fn features(entry: &mut kvm_cpuid_entry2, place: Place, tsc_deadline: bool) {
 
 /// One cache: the last level is the package's, the others are each core's own. `cores` says whether the leaf counts cores.
 fn caches(entry: &mut kvm_cpuid_entry2, place: Place, cores: bool) {
-    if entry.eax & 0x1f == 0 {
+    if entry.eax & CACHE_TYPE == NO_CACHE {
         return;
     }
     let level = entry.eax >> 5 & 7;

@@ -103,10 +103,10 @@ fn page_tables() -> Vec<u8> {
     let mut bytes = Vec::with_capacity(((2 + MAPPED_GIB) * PAGE) as usize);
     bytes.extend_from_slice(&(pdpt | table).to_le_bytes());
     bytes.resize(PAGE as usize, 0);
-    bytes.extend((0..MAPPED_GIB).flat_map(|index| (directories + index * PAGE | table).to_le_bytes()));
+    bytes.extend((0..MAPPED_GIB).flat_map(|index| ((directories + index * PAGE) | table).to_le_bytes()));
     bytes.resize(2 * PAGE as usize, 0);
     let pages = MAPPED_GIB * TABLE_ENTRIES;
-    bytes.extend((0..pages).flat_map(|index| (index * HUGE_PAGE | table | HUGE).to_le_bytes()));
+    bytes.extend((0..pages).flat_map(|index| ((index * HUGE_PAGE) | table | HUGE).to_le_bytes()));
     bytes
 }
 
