@@ -38,8 +38,8 @@ const BRAND_AMD: &[u8; 48] =
 const DTES64: u32 = 1 << 2;
 const DS_CPL: u32 = 1 << 4;
 const PDCM: u32 = 1 << 15;
-const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
+const XSAVE: u32 = 1 << 26;
 const HYPERVISOR: u32 = 1 << 31;
 // Leaf 1, EDX.
 const DEBUG_STORE: u32 = 1 << 21;
@@ -64,11 +64,15 @@ const TOPOLOGY_V2: u32 = 0x1f;
 const LEVEL_SMT: u32 = 1;
 const LEVEL_CORE: u32 = 2;
 
-/// Whether the CPU has an x2APIC.
-pub(super) fn has_x2apic(entries: &[kvm_cpuid_entry2]) -> bool {
-    entries
+/// The parts of the extended state that the CPU can save (leaf 0xd), 0 without XSAVE.
+pub(super) fn extended_state(entries: &[kvm_cpuid_entry2]) -> u64 {
+    let xsave = entries
         .iter()
-        .any(|entry| entry.function == 1 && entry.ecx & X2APIC != 0)
+        .any(|entry| entry.function == 1 && entry.ecx & XSAVE != 0);
+    let leaf = entries
+        .iter()
+        .find(|entry| entry.function == 0xd && entry.index == 0 && xsave);
+    leaf.map_or(0, |leaf| u64::from(leaf.edx) << 32 | u64::from(leaf.eax))
 }
 
 /// Makes the list that KVM supports the list of the CPU at `place`. `tsc_deadline` says whether KVM offers the timer mode,
