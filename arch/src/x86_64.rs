@@ -13,6 +13,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 mod cpuid;
 mod cpus;
+#[cfg(test)]
+mod kvm_tests;
 mod layout;
 mod memory_map;
 mod pvh;
