@@ -11,6 +11,9 @@ use vm_memory::{
 /// The size of a huge page on both architectures (with 4 KiB base pages).
 const HUGE: u64 = 2 << 20;
 
+/// The size of a page, of the host and of the guest.
+pub(crate) const PAGE: u64 = 4096;
+
 /// Why guest memory could not be made or filled.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -66,7 +69,7 @@ pub enum MemoryError {
     Layout(String),
 }
 
-/// One anonymous mapping, unmapped when dropped.
+/// One mapping, unmapped when dropped.
 #[derive(Debug)]
 struct Mapping {
     base: *mut libc::c_void,
@@ -75,6 +78,8 @@ struct Mapping {
 
 // SAFETY: the mapping is plain memory; all access goes through vm-memory's volatile operations.
 unsafe impl Send for Mapping {}
+// SAFETY: as above; a shared reference gives out addresses only.
+unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
@@ -148,6 +153,9 @@ impl GuestRam {
     }
 
     /// Copies bytes of a file to guest address `at`.
+    ///
+    /// The file is mapped for the copy, which costs half of what `read` does: the C library moves whole vectors. A file
+    /// that another process truncates within these milliseconds ends this one by SIGBUS; replacing it is harmless.
     pub(crate) fn copy_in(
         &self,
         what: &'static str,
@@ -158,74 +166,68 @@ impl GuestRam {
         let length = usize::try_from(bytes.end - bytes.start).unwrap_or(usize::MAX);
         let place = |source| MemoryError::Place { what, at, source };
         let slice = self.view.get_slice(GuestAddress(at), length).map_err(place)?;
-        let target = slice.ptr_guard_mut();
-        let mut done = 0;
-        while done < length {
-            let offset = i64::try_from(bytes.start + done as u64).unwrap_or(i64::MAX);
-            // SAFETY: `done < length`, so the pointer stays within the slice, which is `length` bytes of live mapping.
-            let to = unsafe { target.as_ptr().add(done) };
-            // SAFETY: `to` has `length - done` writable bytes behind it; the guest does not run yet, so a race is ours alone.
-            let n = unsafe { libc::pread64(file.as_raw_fd(), to.cast(), length - done, offset) };
-            match usize::try_from(n) {
-                Ok(0) => {
-                    return Err(MemoryError::Read {
-                        what,
-                        source: io::ErrorKind::UnexpectedEof.into(),
-                    });
-                }
-                Ok(n) => done += n,
-                Err(_) => {
-                    let source = io::Error::last_os_error();
-                    if source.kind() != io::ErrorKind::Interrupted {
-                        return Err(MemoryError::Read { what, source });
-                    }
-                }
-            }
+        let read = |source| MemoryError::Read { what, source };
+        let source = map_file(file, &bytes).map_err(read)?;
+        // What lies beyond the end of the file would be a SIGBUS: ask for its length as late as possible.
+        if file.metadata().map_err(read)?.len() < bytes.end {
+            return Err(read(io::ErrorKind::UnexpectedEof.into()));
         }
+        // SAFETY: `map_file` starts at the page of `bytes.start`, so the first byte is within the mapping.
+        let from = unsafe { source.base.byte_add((bytes.start % PAGE) as usize) };
+        let to = slice.ptr_guard_mut().as_ptr();
+        // SAFETY: both sides are live mappings of at least `length` bytes, and they are distinct; the guest does not run.
+        unsafe { ptr::copy_nonoverlapping(from.cast::<u8>(), to, length) };
         Ok(())
     }
 
     /// Maps whole pages of a file privately over guest memory: nothing is copied before the guest writes.
-    /// `bytes.start` and `at` are page-aligned; a rest below a page at the end is copied.
     pub(crate) fn map_in(
         &self,
         what: &'static str,
         file: &File,
-        bytes: Range<u64>,
+        pages: Range<u64>,
         at: u64,
     ) -> Result<(), MemoryError> {
-        const PAGE: u64 = 4096;
-        let whole = (bytes.end - bytes.start) & !(PAGE - 1);
+        let length = usize::try_from(pages.end - pages.start).unwrap_or(usize::MAX);
         let place = |source| MemoryError::Place { what, at, source };
-        if whole > 0 {
-            let length = usize::try_from(whole).unwrap_or(usize::MAX);
-            let slice = self.view.get_slice(GuestAddress(at), length).map_err(place)?;
-            let target = slice.ptr_guard_mut().as_ptr();
-            let offset = i64::try_from(bytes.start).unwrap_or(i64::MAX);
-            // SAFETY: replaces `length` bytes within a mapping that this value owns by others of the same size and rights.
-            let result = unsafe {
-                libc::mmap64(
-                    target.cast(),
-                    length,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
-                    file.as_raw_fd(),
-                    offset,
-                )
-            };
-            if result == libc::MAP_FAILED {
-                return Err(MemoryError::Read {
-                    what,
-                    source: io::Error::last_os_error(),
-                });
-            }
+        let slice = self.view.get_slice(GuestAddress(at), length).map_err(place)?;
+        let target = slice.ptr_guard_mut().as_ptr();
+        let offset = i64::try_from(pages.start).unwrap_or(i64::MAX);
+        let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: replaces `length` bytes within a mapping that this value owns by others of the same size and rights.
+        let result = unsafe { libc::mmap64(target.cast(), length, rights, flags, file.as_raw_fd(), offset) };
+        if result == libc::MAP_FAILED {
+            return Err(MemoryError::Read {
+                what,
+                source: io::Error::last_os_error(),
+            });
         }
-        let rest = bytes.start + whole..bytes.end;
-        if rest.is_empty() {
-            Ok(())
-        } else {
-            self.copy_in(what, file, rest, at + whole)
-        }
+        Ok(())
+    }
+}
+
+/// Maps the pages that hold `bytes` of a file, for reading, all of them present.
+fn map_file(file: &File, bytes: &Range<u64>) -> io::Result<Mapping> {
+    let start = bytes.start - bytes.start % PAGE;
+    let length = usize::try_from(bytes.end - start).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let offset = i64::try_from(start).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_POPULATE;
+    // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
+    let base = unsafe {
+        libc::mmap64(
+            ptr::null_mut(),
+            length,
+            libc::PROT_READ,
+            flags,
+            file.as_raw_fd(),
+            offset,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(Mapping { base, length })
     }
 }
 
