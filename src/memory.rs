@@ -69,7 +69,7 @@ pub enum MemoryError {
     Layout(String),
 }
 
-/// One mapping, unmapped when dropped.
+/// One anonymous mapping, unmapped when dropped.
 #[derive(Debug)]
 struct Mapping {
     base: *mut libc::c_void,
@@ -152,10 +152,7 @@ impl GuestRam {
         &self.ranges
     }
 
-    /// Copies bytes of a file to guest address `at`.
-    ///
-    /// The file is mapped for the copy, which costs half of what `read` does: the C library moves whole vectors. A file
-    /// that another process truncates within these milliseconds ends this one by SIGBUS; replacing it is harmless.
+    /// Reads bytes of a file to guest address `at`.
     pub(crate) fn copy_in(
         &self,
         what: &'static str,
@@ -166,17 +163,30 @@ impl GuestRam {
         let length = usize::try_from(bytes.end - bytes.start).unwrap_or(usize::MAX);
         let place = |source| MemoryError::Place { what, at, source };
         let slice = self.view.get_slice(GuestAddress(at), length).map_err(place)?;
-        let read = |source| MemoryError::Read { what, source };
-        let source = map_file(file, &bytes).map_err(read)?;
-        // What lies beyond the end of the file would be a SIGBUS: ask for its length as late as possible.
-        if file.metadata().map_err(read)?.len() < bytes.end {
-            return Err(read(io::ErrorKind::UnexpectedEof.into()));
+        let target = slice.ptr_guard_mut();
+        let mut done = 0;
+        while done < length {
+            let offset = i64::try_from(bytes.start + done as u64).unwrap_or(i64::MAX);
+            // SAFETY: `done < length`, so the pointer stays within the slice, which is `length` bytes of live mapping.
+            let to = unsafe { target.as_ptr().add(done) };
+            // SAFETY: `to` has `length - done` writable bytes behind it, and the guest does not run yet.
+            let n = unsafe { libc::pread64(file.as_raw_fd(), to.cast(), length - done, offset) };
+            match usize::try_from(n) {
+                Ok(0) => {
+                    return Err(MemoryError::Read {
+                        what,
+                        source: io::ErrorKind::UnexpectedEof.into(),
+                    });
+                }
+                Ok(n) => done += n,
+                Err(_) => {
+                    let source = io::Error::last_os_error();
+                    if source.kind() != io::ErrorKind::Interrupted {
+                        return Err(MemoryError::Read { what, source });
+                    }
+                }
+            }
         }
-        // SAFETY: `map_file` starts at the page of `bytes.start`, so the first byte is within the mapping.
-        let from = unsafe { source.base.byte_add((bytes.start % PAGE) as usize) };
-        let to = slice.ptr_guard_mut().as_ptr();
-        // SAFETY: both sides are live mappings of at least `length` bytes, and they are distinct; the guest does not run.
-        unsafe { ptr::copy_nonoverlapping(from.cast::<u8>(), to, length) };
         Ok(())
     }
 
@@ -204,30 +214,6 @@ impl GuestRam {
             });
         }
         Ok(())
-    }
-}
-
-/// Maps the pages that hold `bytes` of a file, for reading, all of them present.
-fn map_file(file: &File, bytes: &Range<u64>) -> io::Result<Mapping> {
-    let start = bytes.start - bytes.start % PAGE;
-    let length = usize::try_from(bytes.end - start).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let offset = i64::try_from(start).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let flags = libc::MAP_PRIVATE | libc::MAP_POPULATE;
-    // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
-    let base = unsafe {
-        libc::mmap64(
-            ptr::null_mut(),
-            length,
-            libc::PROT_READ,
-            flags,
-            file.as_raw_fd(),
-            offset,
-        )
-    };
-    if base == libc::MAP_FAILED {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(Mapping { base, length })
     }
 }
 
