@@ -79,7 +79,7 @@ pub struct Segment {
     pub image: Range<u64>,
     /// Guest-physical address of the first byte.
     pub at: u64,
-    /// A boot touches hardly any of these bytes (type information, unwind tables): mapping them beats copying them.
+    /// A boot touches hardly any of these bytes (tables for unwinding stacks): mapping them beats copying them.
     pub cold: bool,
 }
 

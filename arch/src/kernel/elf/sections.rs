@@ -16,8 +16,8 @@ const ALLOC: u64 = 2;
 const SMALL_GAP: u64 = 0x1000;
 /// Cold sections smaller than this are not worth a segment of their own.
 const SMALL_COLD: u64 = 0x1_0000;
-/// What a booting Linux hardly reads: type information for BPF, and the unwind rules (their index is read at boot).
-const COLD: [&[u8]; 2] = [b".BTF", b".orc_unwind"];
+/// What a booting Linux does not read: the rules for unwinding stacks. (It does read their index, and all of `.BTF`.)
+const COLD: [&[u8]; 1] = [b".orc_unwind"];
 /// Work space that Linux reserves in the image for encrypting itself (`arch/x86/mm/mem_encrypt_identity.c`); it is
 /// always written before it is read.
 const SCRATCH: &[u8] = b".init.scratch";
