@@ -52,9 +52,6 @@ pub trait Arch {
     const DEFAULT_CMDLINE: &'static str;
     /// Bytes of kernel command line that a guest kernel accepts, without the NUL.
     const MAX_CMDLINE: usize;
-    /// Kernel arguments that spare a guest work which is pointless on such a machine. They belong in front of the
-    /// config's own, each only where the config does not set the same key.
-    const SPARING_ARGUMENTS: &'static [&'static str] = &["cryptomgr.notests"];
     /// The in-kernel interrupt controller; lives as long as the VM.
     type Irqchip;
     /// Where the boot CPU starts and with what in its registers.
