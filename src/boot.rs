@@ -182,7 +182,7 @@ impl Boot {
             let too_big = || BootError::InitrdTooBig {
                 mib: initrd.length.div_ceil(1 << 20),
             };
-            let at = Host::initrd_address(ram.ranges(), self.image.end(), initrd.length).ok_or_else(too_big)?;
+            let at = Host::initrd_address(ram.ranges(), &self.image.span, initrd.length).ok_or_else(too_big)?;
             copies.extend(pieces("the initrd", &initrd.file, 0..initrd.length, at));
             place = Some(at..at + initrd.length);
         }

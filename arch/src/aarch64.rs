@@ -44,7 +44,7 @@ impl Arch for Aarch64 {
     const PLATFORM: &'static [Part] = layout::PLATFORM;
     /// Two thirds of a stock kernel's way to user space are self-tests of its RSA code, without assembly on this
     /// architecture.
-    const DEFAULT_CMDLINE: &'static str = "console=ttyS0 panic=-1 cryptomgr.notests";
+    const DEFAULT_CMDLINE: &'static str = "console=ttyS0 panic=-1 quiet cryptomgr.notests";
     /// `COMMAND_LINE_SIZE` less the NUL.
     const MAX_CMDLINE: usize = 2047;
     type Irqchip = Irqchip;
@@ -54,8 +54,8 @@ impl Arch for Aarch64 {
         layout::memory_ranges(bytes)
     }
 
-    fn initrd_address(ram: &[Range<u64>], kernel_end: u64, size: u64) -> Option<u64> {
-        layout::initrd_address(ram, kernel_end, size)
+    fn initrd_address(ram: &[Range<u64>], kernel: &Range<u64>, size: u64) -> Option<u64> {
+        layout::initrd_address(ram, kernel.end, size)
     }
 
     /// The GIC's device first, for it decides how many vCPUs there may be; its registers last, for they depend on them.

@@ -52,9 +52,6 @@ pub trait Arch {
     const DEFAULT_CMDLINE: &'static str;
     /// Bytes of kernel command line that a guest kernel accepts, without the NUL.
     const MAX_CMDLINE: usize;
-    /// Kernel arguments that spare a guest work which is pointless on such a machine. They belong in front of the
-    /// config's own, each only where the config does not set the same key.
-    const SPARING_ARGUMENTS: &'static [&'static str] = &["cryptomgr.notests"];
     /// The in-kernel interrupt controller; lives as long as the VM.
     type Irqchip;
     /// Where the boot CPU starts and with what in its registers.
@@ -62,8 +59,8 @@ pub trait Arch {
 
     /// Guest-physical ranges that hold `bytes` of RAM, sorted, split around the MMIO gap.
     fn memory_ranges(bytes: u64) -> Vec<Range<u64>>;
-    /// Where an initrd of `size` bytes goes, page-aligned, in RAM and clear of the kernel, which ends at `kernel_end`.
-    fn initrd_address(ram: &[Range<u64>], kernel_end: u64, size: u64) -> Option<u64>;
+    /// Where an initrd of `size` bytes goes, page-aligned, in RAM and clear of `kernel`.
+    fn initrd_address(ram: &[Range<u64>], kernel: &Range<u64>, size: u64) -> Option<u64>;
     /// Creates the interrupt controller and `count` vCPUs, in the order that this architecture wants.
     fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u32) -> Result<(Self::Irqchip, Vec<VcpuFd>), ArchError>;
     /// Writes the hardware description and the boot parameters into guest memory.

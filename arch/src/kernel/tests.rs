@@ -134,7 +134,6 @@ fn an_elf_kernel_without_sections_is_loaded_whole() {
         [Segment {
             image: 0x1000..0x3000,
             at: 16 * MIB,
-            cold: false
         }]
     );
     assert_eq!((kernel.format, kernel.span), (Format::Elf, 16 * MIB..16 * MIB + 0x4000));
@@ -155,7 +154,6 @@ fn sections_cut_zeros_out_of_a_segment() {
     let segment = |image: Range<u64>| Segment {
         at: 16 * MIB + image.start - 0x1000,
         image,
-        cold: false,
     };
     assert_eq!(kernel.segments, [segment(0x1000..0x2100), segment(0x8000..0x9000)]);
 }
@@ -165,7 +163,6 @@ fn odd_sections_leave_the_segment_whole() {
     let whole = [Segment {
         image: 0x1000..0x3000,
         at: 16 * MIB,
-        cold: false,
     }];
     let overlapping = [(1, 2, 0x1000, 0x1000, ".a"), (1, 2, 0x1800, 0x100, ".b")];
     let outside = [(1, 2, 0x1000, u64::MAX, ".a"), (1, 2, 0x1800, 0x100, ".b")];
@@ -288,7 +285,6 @@ fn a_bzimage_goes_where_it_prefers_and_unpacks_itself() {
         [Segment {
             image: 0xa00..0x1a00,
             at: 16 * MIB,
-            cold: false
         }]
     );
     assert_eq!((kernel.format, kernel.end()), (Format::BzImage, 56 * MIB));
@@ -342,7 +338,6 @@ fn an_arm64_image_goes_to_the_start_of_ram() {
         [Segment {
             image: 0..0x2000,
             at: 0x8020_0000,
-            cold: false
         }]
     );
     assert_eq!(kernel.end(), 0x8020_3000);
