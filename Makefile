@@ -9,7 +9,7 @@ STATIC = -- -C target-feature=+crt-static
 CORACLE = target/release/coracle
 
 # Fuzzing: how long each target runs, in seconds, and what cargo-fuzz would pass to the compiler.
-SECONDS ?= 60
+FUZZ_SECONDS ?= 60
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 .DEFAULT_GOAL := help
@@ -33,8 +33,8 @@ lint: ## the quick part of test, and cargo-deny if it is installed
 	@resources/ci/test style layers clippy
 	@resources/ci/deny
 
-fuzz: ## run every fuzz target for SECONDS (default 60); needs a nightly compiler
-	@resources/ci/fuzz $(SECONDS) $(FUZZ_TARGETS)
+fuzz: ## run every fuzz target for FUZZ_SECONDS (default 60); needs a nightly compiler
+	@resources/ci/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 build: ## the release build, with PID 1 of guests
 	cargo build --release --bin coracle
