@@ -1,2 +1,6 @@
 //! PID 1 of a coracle guest.
-fn main() {}
+mod host_agent;
+
+fn main() {
+    host_agent::run();
+}

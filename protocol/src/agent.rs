@@ -48,7 +48,7 @@ pub enum Setup {
         exec: Exec,
         /// A file that is its standard input; empty input without one.
         stdin: Option<String>,
-        /// Files to send back, each as [`Returned`], after the command ended.
+        /// Files to send back, each after an [`Output::File`], once the command has ended. Missing ones are left out.
         files_out: Vec<String>,
     },
 }
@@ -171,6 +171,11 @@ pub enum Output {
     Stderr(#[serde(with = "serde_bytes")] Vec<u8>),
     /// So many bytes of standard input went to the command, or nowhere once it had closed its end.
     StdinTaken(u64),
+    /// [`Piece`]s of this file follow, up to the last. Only from a [`Setup::Once`], after the command's own output.
+    File {
+        /// The path that was asked for.
+        path: String,
+    },
     /// It ended; the last message. 128 + n if signal n ended it.
     Exited(u8),
     /// It could not be started; the last message.
@@ -221,10 +226,3 @@ pub enum Piece {
 
 /// How a [`Request::Put`] ended; the text says what failed and why.
 pub type Done = Result<(), String>;
-
-/// One file that a [`Setup::Once`] sends back: its path, then [`Piece`]s.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Returned {
-    /// The path that was asked for.
-    pub path: String,
-}
