@@ -1,11 +1,249 @@
 //! `coracle host`.
-use super::Outcome;
+use super::{Failure, Outcome, exit};
+use clap::Args;
+use coracle::host::{self, Exec, Host as Emulated, HostArch, HostError, Options, Stdin};
+use std::{
+    fs::File,
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// The verbs of `coracle host`.
 #[derive(Debug, clap::Subcommand)]
-pub(crate) enum Host {}
+pub(crate) enum Host {
+    /// Start the host, unless it is up
+    Up(Up),
+    /// Run a command in the host; starts the host if need be
+    Exec(ExecArgs),
+    /// Copy files or folders into or out of the host, which is written `host:PATH`
+    Cp(Cp),
+    /// Tear the host down
+    Down(Which),
+    /// Show which hosts are up
+    Status(StatusArgs),
+    /// Own a host; started by the other verbs
+    #[command(hide = true)]
+    Keep(Up),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Architecture of the host: x86_64 or aarch64 [default: that of this machine]
+    #[arg(long, value_parser = parse_arch)]
+    arch: Option<HostArch>,
+}
+
+fn parse_arch(name: &str) -> Result<HostArch, String> {
+    HostArch::from_name(name).ok_or_else(|| "choose x86_64 or aarch64".to_string())
+}
+
+impl Which {
+    fn arch(&self) -> HostArch {
+        self.arch.or(HostArch::native()).unwrap_or(HostArch::X86_64)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    start: Start,
+}
+
+/// How a host is started; without effect on one that is up.
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// Memory of the host in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 3072, value_parser = clap::value_parser!(u32).range(512..=1 << 20))]
+    memory: u32,
+    /// Tear the host down after so many seconds without use
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    idle: u64,
+}
+
+impl Start {
+    fn options(&self) -> Options {
+        Options {
+            memory_mib: self.memory,
+            idle: Duration::from_secs(self.idle),
+            program: None,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    start: Start,
+    /// Set an environment variable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_variable)]
+    env: Vec<(String, String)>,
+    /// Working directory in the host, created if it is missing
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    command: Vec<String>,
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_string(), value.to_string())),
+        _ => Err("write it as KEY=VALUE".to_string()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cp {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    start: Start,
+    /// What to copy: a path here, or `host:PATH`
+    source: String,
+    /// Where to: a path here, or `host:PATH`
+    destination: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs one of them.
 pub(crate) fn run(verb: Host) -> Outcome {
-    match verb {}
+    match verb {
+        Host::Up(up) => {
+            connect(up.which.arch(), &up.start)?;
+            Ok(0)
+        }
+        Host::Exec(arguments) => exec(arguments),
+        Host::Cp(cp) => copy(&cp),
+        Host::Down(which) => {
+            if let Some(host) = Emulated::connect(which.arch())? {
+                host.down()?;
+            }
+            Ok(0)
+        }
+        Host::Status(arguments) => status(&arguments),
+        Host::Keep(up) => {
+            // The keeper's word to its starter; nothing else may go there, and nothing may keep it open.
+            let starter = rustix::io::dup(rustix::stdio::stdout()).map_err(io::Error::from)?;
+            rustix::stdio::dup2_stdout(File::options().write(true).open("/dev/null")?).map_err(io::Error::from)?;
+            host::keep(up.which.arch(), &up.start.options(), File::from(starter))?;
+            Ok(0)
+        }
+    }
+}
+
+fn connect(arch: HostArch, start: &Start) -> Result<Emulated, HostError> {
+    let terminal = io::stderr().is_terminal();
+    let progress = |text: &str| {
+        if terminal {
+            eprintln!("coracle: {text}");
+        }
+    };
+    let host = Emulated::connect_or_start(arch, &start.options(), &progress)?;
+    if let Some(warning) = host.warning() {
+        eprintln!("coracle: warning: {warning}");
+    }
+    Ok(host)
+}
+
+fn exec(arguments: ExecArgs) -> Outcome {
+    let host = connect(arguments.which.arch(), &arguments.start)?;
+    let command = Exec {
+        argv: arguments.command,
+        env: arguments.env,
+        cwd: arguments.cwd,
+        terminal: None,
+    };
+    let session = host.exec(&command)?;
+    forward_signals(&session)?;
+    let outcome = session.run(Stdin::Inherit, &mut io::stdout().lock(), &mut io::stderr().lock());
+    match outcome {
+        Err(error @ HostError::Command { code, .. }) => Err(Failure::new(code, error)),
+        // The reader of our output went away, as `head` does.
+        Err(HostError::File { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(128 + 13),
+        outcome => Ok(outcome?),
+    }
+}
+
+fn forward_signals(session: &host::Session) -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    let mut caught = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?;
+    let signals = session.signals();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for number in caught.forever() {
+            signals.send(number);
+        }
+    })?;
+    Ok(())
+}
+
+fn copy(cp: &Cp) -> Outcome {
+    let inside = |path: &str| path.strip_prefix("host:").map(str::to_string);
+    match (inside(&cp.source), inside(&cp.destination)) {
+        (None, Some(to)) => connect(cp.which.arch(), &cp.start)?.copy_in(Path::new(&cp.source), &absolute(&to))?,
+        (Some(from), None) => {
+            connect(cp.which.arch(), &cp.start)?.copy_out(&absolute(&from), &PathBuf::from(&cp.destination))?;
+        }
+        _ => {
+            let text = "one of the two paths, and only one, begins with `host:`";
+            return Err(Failure::new(exit::BAD_ARGUMENTS, text));
+        }
+    }
+    Ok(0)
+}
+
+/// Paths in the host count from its root.
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') {
+        path.to_string()
+    } else {
+        format!("/{path}")
+    }
+}
+
+fn status(arguments: &StatusArgs) -> Outcome {
+    let wanted = match arguments.which.arch {
+        Some(arch) => vec![arch],
+        None => HostArch::ALL.to_vec(),
+    };
+    let mut up = Vec::new();
+    for arch in wanted {
+        if let Some(host) = Emulated::connect(arch)? {
+            up.extend(host.status()?);
+        }
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&up)?);
+    } else if up.is_empty() {
+        println!("no emulated host is up; start one with `coracle host up`");
+    } else {
+        println!(
+            "{:<8} {:>8} {:>8} {:>8} {:>8} {:>8}  KERNEL",
+            "ARCH", "UP S", "MEM MIB", "CLIENTS", "IDLE S", "QEMU"
+        );
+        for s in &up {
+            println!(
+                "{:<8} {:>8} {:>8} {:>8} {:>8} {:>8}  {}",
+                s.arch, s.up_seconds, s.memory_mib, s.clients, s.idle_seconds_left, s.qemu, s.kernel
+            );
+        }
+    }
+    Ok(u8::from(up.is_empty() && arguments.which.arch.is_some()))
 }
