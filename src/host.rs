@@ -17,15 +17,26 @@ use std::{
 mod client;
 mod erratum;
 mod keeper;
+mod kvm;
 mod machine;
 mod place;
+mod proxy;
 mod root;
+mod runner;
+mod terminal;
 mod wire;
 
 pub use client::{Host, Session, Signals, Stdin};
 pub use coracle_protocol::agent::{Exec, Window};
 pub use keeper::keep;
+pub use kvm::{HostChoice, KvmKind, kvm_kind};
+pub use proxy::{Proxy, run_self, with_host};
+pub use runner::Runner;
+pub use terminal::RawTerminal;
 pub use wire::Status;
+
+pub(crate) use erratum::is_known as erratum_is_known;
+pub(crate) use place::find_program;
 
 /// An architecture that can be emulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -217,6 +228,8 @@ pub enum HostError {
         arch: HostArch,
         /// Why, as far as known.
         reason: String,
+        /// Nothing came out of it yet, so the work can be done again in a new host.
+        again: bool,
     },
     /// The host refused; its words say what and why.
     #[error("{0}")]
@@ -283,13 +296,18 @@ fn keeper_program(options: &Options) -> Result<PathBuf, HostError> {
     if exe.file_name().is_some_and(|name| name == "coracle") && exe.is_file() {
         return Ok(exe);
     }
-    near.chain(place::find_program("coracle"))
+    near.chain(find_program("coracle"))
         .find(|path| path.is_file())
         .ok_or(HostError::NoProgram {
             name: "coracle",
             arch: HostArch::native().unwrap_or(HostArch::X86_64),
             variable: "PATH".to_string(),
         })
+}
+
+/// QEMU's program for an architecture, and Debian's package with it.
+pub(crate) fn qemu_of(arch: HostArch) -> (&'static str, &'static str) {
+    arch.qemu()
 }
 
 /// Memory that the machine could give, in MiB; `None` where it does not tell.

@@ -54,13 +54,7 @@ const KEEPER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// Runs as PID 1 until the host powers off. Errors go to the console, whose tail the keeper shows.
 pub fn run() {
     if let Err(error) = serve() {
-        let mut text = format!("coracle host: {error}");
-        let mut cause = std::error::Error::source(&error);
-        while let Some(inner) = cause {
-            text.push_str(&format!(": {inner}"));
-            cause = inner.source();
-        }
-        eprintln!("{text}");
+        eprintln!("coracle host: {}", files::explain(&error));
     }
     machine::power_off();
 }
@@ -141,7 +135,7 @@ fn set_clock(now: u64) {
     if here.tv_sec.abs_diff(seconds) > 1 {
         let time = Timespec {
             tv_sec: seconds,
-            tv_nsec: (now % 1_000_000_000) as i64,
+            tv_nsec: i64::try_from(now % 1_000_000_000).unwrap_or(0),
         };
         let _ = clock_settime(ClockId::Realtime, time);
     }

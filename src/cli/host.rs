@@ -1,10 +1,13 @@
 //! `coracle host`.
 use super::{Failure, Outcome, exit};
 use clap::Args;
-use coracle::host::{self, Exec, Host as Emulated, HostArch, HostError, Options, Stdin};
+use coracle::host::{
+    self, Exec, Host as Emulated, HostArch, HostError, Options, RawTerminal, Runner, Signals, Stdin, with_host,
+};
 use std::{
     fs::File,
     io::{self, IsTerminal},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,6 +28,9 @@ pub(crate) enum Host {
     /// Own a host; started by the other verbs
     #[command(hide = true)]
     Keep(Up),
+    /// Run a binary for cargo, here or in the host
+    #[command(hide = true)]
+    Runner(RunnerArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +91,9 @@ pub(crate) struct ExecArgs {
     /// Working directory in the host, created if it is missing
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// Run the command on a terminal
+    #[arg(short, long)]
+    tty: bool,
     /// The command and its arguments
     #[arg(
         required = true,
@@ -115,6 +124,23 @@ pub(crate) struct Cp {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RunnerArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Kill the binary after so many seconds in the host
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    limit: u64,
+    /// The binary and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "BINARY"
+    )]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     which: Which,
@@ -139,6 +165,7 @@ pub(crate) fn run(verb: Host) -> Outcome {
             Ok(0)
         }
         Host::Status(arguments) => status(&arguments),
+        Host::Runner(arguments) => runner(arguments),
         Host::Keep(up) => {
             // The keeper's word to its starter; nothing else may go there, and nothing may keep it open.
             let starter = rustix::io::dup(rustix::stdio::stdout()).map_err(io::Error::from)?;
@@ -149,31 +176,75 @@ pub(crate) fn run(verb: Host) -> Outcome {
     }
 }
 
-fn connect(arch: HostArch, start: &Start) -> Result<Emulated, HostError> {
-    let terminal = io::stderr().is_terminal();
-    let progress = |text: &str| {
-        if terminal {
-            eprintln!("coracle: {text}");
-        }
-    };
-    let host = Emulated::connect_or_start(arch, &start.options(), &progress)?;
+/// What takes long, for whoever watches.
+fn tell(text: &str) {
+    if io::stderr().is_terminal() {
+        eprintln!("coracle: {text}");
+    }
+}
+
+fn warn(host: &Emulated) {
     if let Some(warning) = host.warning() {
         eprintln!("coracle: warning: {warning}");
     }
+}
+
+fn connect(arch: HostArch, start: &Start) -> Result<Emulated, HostError> {
+    let host = Emulated::connect_or_start(arch, &start.options(), &tell)?;
+    warn(&host);
     Ok(host)
 }
 
 fn exec(arguments: ExecArgs) -> Outcome {
-    let host = connect(arguments.which.arch(), &arguments.start)?;
+    let terminal = arguments.tty.then(RawTerminal::size).flatten();
+    if arguments.tty && terminal.is_none() {
+        let text = "--tty needs a terminal as standard input; leave it out";
+        return Err(Failure::new(exit::BAD_ARGUMENTS, text));
+    }
     let command = Exec {
         argv: arguments.command,
         env: arguments.env,
         cwd: arguments.cwd,
-        terminal: None,
+        terminal,
     };
-    let session = host.exec(&command)?;
-    forward_signals(&session)?;
-    let outcome = session.run(Stdin::Inherit, &mut io::stdout().lock(), &mut io::stderr().lock());
+    let outcome = with_host(
+        arguments.which.arch(),
+        &arguments.start.options(),
+        &tell,
+        &mut |host: &Emulated| {
+            warn(host);
+            let session = host.exec(&command)?;
+            forward_signals(session.signals(), command.terminal.is_some());
+            let _raw = command.terminal.and_then(|_| RawTerminal::enter());
+            session.run(Stdin::Inherit, &mut io::stdout().lock(), &mut io::stderr().lock())
+        },
+    );
+    code_of(outcome)
+}
+
+fn runner(arguments: RunnerArgs) -> Outcome {
+    let arch = arguments.which.arch();
+    let mut words = arguments.command.into_iter();
+    let runner = Runner {
+        arch,
+        binary: words.next().map(PathBuf::from).unwrap_or_default(),
+        args: words.collect(),
+        limit: Duration::from_secs(arguments.limit),
+    };
+    if !runner.needs_host() {
+        let error = std::process::Command::new(&runner.binary).args(&runner.args).exec();
+        return Err(Failure::new(126, error));
+    }
+    // In the log of a test run it matters where a test ran and what happened there.
+    let progress = |text: &str| eprintln!("coracle: {text}");
+    let outcome = runner.run(&Options::default(), &progress, &mut |signals| {
+        forward_signals(signals, false);
+    });
+    code_of(outcome)
+}
+
+/// The exit code of a command in the host.
+fn code_of(outcome: Result<u8, HostError>) -> Outcome {
     match outcome {
         Err(error @ HostError::Command { code, .. }) => Err(Failure::new(code, error)),
         // The reader of our output went away, as `head` does.
@@ -182,16 +253,23 @@ fn exec(arguments: ExecArgs) -> Outcome {
     }
 }
 
-fn forward_signals(session: &host::Session) -> io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-    let mut caught = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?;
-    let signals = session.signals();
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
+/// Passes signals on to the command, and new sizes of the terminal. Without the thread the signals end this process,
+/// and with it the command.
+fn forward_signals(signals: Signals, terminal: bool) {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+    let mut numbers = vec![SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+    numbers.extend(terminal.then_some(SIGWINCH));
+    let Ok(mut caught) = signal_hook::iterator::Signals::new(numbers) else {
+        return;
+    };
+    let _ = std::thread::Builder::new().name("signals".into()).spawn(move || {
         for number in caught.forever() {
-            signals.send(number);
+            match RawTerminal::size() {
+                Some(size) if number == SIGWINCH => signals.resize(size),
+                _ => signals.send(number),
+            }
         }
-    })?;
-    Ok(())
+    });
 }
 
 fn copy(cp: &Cp) -> Outcome {

@@ -245,6 +245,7 @@ impl Host {
         HostError::Lost {
             arch: self.arch,
             reason: reason.unwrap_or_else(|| otherwise.to_string()),
+            again: true,
         }
     }
 }

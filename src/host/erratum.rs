@@ -7,8 +7,9 @@
 use super::HostError;
 use sha2::{Digest, Sha256};
 use std::{
+    fmt::Write as _,
     fs::{self, File},
-    io::Write,
+    io::Write as _,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -32,11 +33,12 @@ pub(crate) fn patched_copy(qemu: &Path, cache: &Path) -> Result<Erratum, HostErr
         move |source| HostError::File { wish, path, source }
     };
     let mut image = fs::read(qemu).map_err(file("read", qemu))?;
-    let digest: String = Sha256::digest(&image)
-        .iter()
-        .take(16)
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    // The first half of it names the copy well enough.
+    let digest = Sha256::digest(&image);
+    let digest = digest.iter().take(16).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
     let dir = cache.join("qemu").join(digest);
     let copy = dir.join("qemu-system-x86_64");
     if copy.is_file() {
@@ -64,6 +66,11 @@ pub(crate) fn patched_copy(qemu: &Path, cache: &Path) -> Result<Erratum, HostErr
     };
     write().map_err(file("write", &copy))?;
     Ok(Erratum::Patched(copy))
+}
+
+/// Whether this QEMU has the erratum in the form that can be worked around.
+pub(crate) fn is_known(qemu: &Path) -> std::io::Result<bool> {
+    Ok(find_store(&fs::read(qemu)?).is_some())
 }
 
 /// A byte of a pattern: `None` matches all.

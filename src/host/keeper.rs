@@ -195,6 +195,8 @@ impl Keeper {
         // QEMU has read it, and it holds the token.
         let _ = fs::remove_file(self.state.initrd());
         self.switch.ready(started.elapsed());
+        // Also sets the host's clock, before the first command looks at it.
+        self.switch.ping();
         let socket = self.state.socket();
         let listener = UnixListener::bind(&socket).map_err(|source| HostError::File {
             wish: "listen on",

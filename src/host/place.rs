@@ -85,7 +85,7 @@ impl State {
         let text = String::from_utf8_lossy(&bytes).replace('\r', "");
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         let tail = lines.get(lines.len().saturating_sub(12)..).unwrap_or_default();
-        tail.iter().map(|line| format!("\n  | {line}")).collect()
+        tail.iter().flat_map(|line| ["\n  | ", line]).collect()
     }
 }
 

@@ -40,18 +40,17 @@ pub(crate) struct KernelTree {
 impl KernelTree {
     /// `$CORACLE_HOST_KERNEL_<ARCH>` (a folder with `boot/` and `lib/modules/`), or Debian's cloud kernel.
     pub(crate) fn find(arch: HostArch, cache: &Path, progress: &dyn Fn(&str)) -> Result<Self, HostError> {
-        let tree = match env::var_os(arch.variable("CORACLE_HOST_KERNEL")) {
-            Some(dir) => PathBuf::from(dir),
-            None => {
-                let meta = format!("linux-image-cloud-{}", arch.debian());
-                let packages = cache.join("packages");
-                Package::fetch_dependency((&meta, "linux-image-"), arch.debian(), &packages, progress)
-                    .map_err(|source| HostError::Kernel {
-                        arch,
-                        source: Box::new(source),
-                    })?
-                    .tree
-            }
+        let tree = if let Some(dir) = env::var_os(arch.variable("CORACLE_HOST_KERNEL")) {
+            PathBuf::from(dir)
+        } else {
+            let meta = format!("linux-image-cloud-{}", arch.debian());
+            let packages = cache.join("packages");
+            Package::fetch_dependency((&meta, "linux-image-"), arch.debian(), &packages, progress)
+                .map_err(|source| HostError::Kernel {
+                    arch,
+                    source: Box::new(source),
+                })?
+                .tree
         };
         let boot = tree.join("boot");
         let image = fs::read_dir(&boot)

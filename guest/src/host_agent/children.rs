@@ -176,6 +176,8 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("HOME", "/root"),
     ("TERM", "linux"),
+    // For programs that behave differently here.
+    ("CORACLE_EMULATED_HOST", "1"),
 ];
 
 impl Running {
@@ -234,7 +236,8 @@ fn bury(shared: &Shared, pid: Pid) {
         let code = status
             .exit_status()
             .or_else(|| status.terminating_signal().map(|n| 128 + n))
+            .and_then(|code| u8::try_from(code).ok())
             .unwrap_or(255);
-        let _ = ended.send(code as u8);
+        let _ = ended.send(code);
     }
 }

@@ -4,7 +4,7 @@
 //! and one waits for the end. All of them write [`Output`] through one lock, held for one message. When the client
 //! goes away the command's process group is killed.
 use super::{
-    Agent, AgentError,
+    Agent,
     children::{Running, Streams},
 };
 use coracle_protocol::{
@@ -43,7 +43,7 @@ impl<W: Write> Sink<W> {
 }
 
 /// Runs a command for the client at the other end, until it or the client ends.
-pub(super) fn run<R, W>(agent: &Agent, exec: &Exec, mut from: R, to: W) -> Result<(), AgentError>
+pub(super) fn run<R, W>(agent: &Agent, exec: &Exec, mut from: R, to: W)
 where
     R: Read + Send,
     W: Write + Send,
@@ -53,7 +53,7 @@ where
         Ok(started) => started,
         Err(failed) => {
             sink.send(&failed);
-            return Ok(());
+            return;
         }
     };
     sink.send(&Output::Started);
@@ -77,7 +77,6 @@ where
         // The client is gone. A command that has ended is not affected.
         running.signal(Signal::KILL);
     });
-    Ok(())
 }
 
 /// False for a client that does not keep to the protocol.

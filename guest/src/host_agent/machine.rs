@@ -112,13 +112,13 @@ fn configure(socket: BorrowedFd<'_>, name: &str, address: Ipv4Addr, netmask: Ipv
 
 /// An IPv4 address as `struct sockaddr_in` lies in memory: port, address, eight unused bytes.
 fn inet_address(address: Ipv4Addr) -> libc::sockaddr {
-    let mut data = [0; 14];
-    for (to, from) in data.iter_mut().skip(2).zip(address.octets()) {
-        *to = from.cast_signed();
+    let mut sa_data = [0; 14];
+    for (to, from) in sa_data.iter_mut().skip(2).zip(address.octets()) {
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     libc::sockaddr {
         sa_family: libc::AF_INET as libc::sa_family_t,
-        sa_data: data.map(|b| b as libc::c_char),
+        sa_data,
     }
 }
 
@@ -131,7 +131,7 @@ fn interface(
     let mut ifr_name = [0; libc::IFNAMSIZ];
     // The last byte stays zero.
     for (to, from) in ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
-        *to = from as libc::c_char;
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     let request = libc::ifreq {
         ifr_name,

@@ -36,7 +36,10 @@ pub(super) fn serve(agent: &Agent, connection: TcpStream) -> Result<(), AgentErr
     };
     while let Some(request) = frame::read(&mut channel)? {
         match request {
-            Request::Exec(exec) => return command::run(agent, &exec, channel.from, channel.to),
+            Request::Exec(exec) => {
+                command::run(agent, &exec, channel.from, channel.to);
+                return Ok(());
+            }
             Request::Put { to, name, stamp } => files::put(agent, (&to, &name, stamp), &mut channel)?,
             Request::Get { from } => files::get(&from, &mut channel)?,
             Request::Lacks { files } => {

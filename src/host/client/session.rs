@@ -11,7 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     io::{self, BufReader, Read, Write},
     os::unix::net::UnixStream,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,6 +64,8 @@ struct Credit {
     /// Bytes on their way; `None` once the command has ended.
     pending: Mutex<Option<usize>>,
     changed: Condvar,
+    /// Something was read or written, so that the command cannot be run again unnoticed.
+    touched: AtomicBool,
 }
 
 impl Credit {
@@ -102,12 +107,19 @@ impl Session {
     pub fn run(mut self, stdin: Stdin, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<u8, HostError> {
         let credit = Arc::new(Credit {
             pending: Mutex::new(Some(0)),
-            changed: Condvar::new(),
+            ..Credit::default()
         });
         self.feed(stdin, Arc::clone(&credit))?;
         let outcome = self.pass(&credit, stdout, stderr);
         credit.change(|_| None);
-        outcome
+        outcome.map_err(|error| match error {
+            HostError::Lost { arch, reason, .. } => HostError::Lost {
+                arch,
+                reason,
+                again: !credit.touched.load(Ordering::Acquire),
+            },
+            other => other,
+        })
     }
 
     fn pass(&mut self, credit: &Credit, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<u8, HostError> {
@@ -119,6 +131,7 @@ impl Session {
             }
         };
         let write = |to: &mut dyn Write, bytes: &[u8], name| {
+            credit.touched.store(true, Ordering::Release);
             to.write_all(bytes).and_then(|()| to.flush()).map_err(closed(name))
         };
         loop {
@@ -172,6 +185,7 @@ fn feed_from(from: &mut impl Read, to: &Signals, credit: &Credit) -> Result<(), 
         if count == 0 {
             break;
         }
+        credit.touched.store(true, Ordering::Release);
         credit.change(|pending| pending.map(|p| p + count));
         to.input(&Input::Stdin(bytes.get(..count).unwrap_or_default().to_vec()))?;
     }
