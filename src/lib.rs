@@ -1,4 +1,5 @@
 //! coracle: a light VMM on KVM.
 pub mod bundle;
 pub mod config;
+pub mod doctor;
 pub mod host;
