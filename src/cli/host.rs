@@ -2,11 +2,11 @@
 use super::{Failure, Outcome, exit};
 use clap::Args;
 use coracle::host::{
-    self, Exec, Host as Emulated, HostArch, HostError, Options, RawTerminal, Runner, Signals, Stdin, with_host,
+    self, Exec, Host as Emulated, HostArch, HostError, Once, Options, RawTerminal, Runner, Signals, Stdin, with_host,
 };
 use std::{
     fs::File,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Read as _},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -91,6 +91,19 @@ pub(crate) struct ExecArgs {
     /// Working directory in the host, created if it is missing
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// Run the command alone in a host of its own whose clock counts instructions: figures repeat exactly. Standard
+    /// input is read to its end first, and the host is gone afterwards
+    #[arg(long, conflicts_with = "tty")]
+    deterministic: bool,
+    /// With --deterministic: a file or folder that the command needs; may be repeated
+    #[arg(long = "in", value_name = "PATH[=HOST_PATH]", requires = "deterministic", value_parser = parse_pair)]
+    files_in: Vec<(String, String)>,
+    /// With --deterministic: a file or folder that the command leaves; may be repeated
+    #[arg(long = "out", value_name = "HOST_PATH[=PATH]", requires = "deterministic", value_parser = parse_pair)]
+    files_out: Vec<(String, String)>,
+    /// With --deterministic: give up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "deterministic")]
+    limit: u64,
     /// Run the command on a terminal
     #[arg(short, long)]
     tty: bool,
@@ -102,6 +115,15 @@ pub(crate) struct ExecArgs {
         value_name = "COMMAND"
     )]
     command: Vec<String>,
+}
+
+/// `A=B`, or `A` for the same path on both sides.
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (from, to) = text.split_once('=').unwrap_or((text, text));
+    if from.is_empty() || to.is_empty() {
+        return Err("write it as PATH or FROM=TO".to_string());
+    }
+    Ok((from.to_string(), to.to_string()))
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {
@@ -207,6 +229,21 @@ fn exec(arguments: ExecArgs) -> Outcome {
         cwd: arguments.cwd,
         terminal,
     };
+    if arguments.deterministic {
+        let (files_in, files_out) = (arguments.files_in, arguments.files_out);
+        let once = Once {
+            exec: command,
+            stdin: read_stdin()?,
+            files_in: files_in
+                .into_iter()
+                .map(|(a, b)| (a.into(), absolute_here(&b)))
+                .collect(),
+            files_out: files_out.into_iter().map(|(a, b)| (absolute(&a), b.into())).collect(),
+            limit: Duration::from_secs(arguments.limit),
+        };
+        let streams: (&mut dyn io::Write, &mut dyn io::Write) = (&mut io::stdout(), &mut io::stderr());
+        return code_of(once.run(arguments.which.arch(), &arguments.start.options(), &tell, streams));
+    }
     let outcome = with_host(
         arguments.which.arch(),
         &arguments.start.options(),
@@ -241,6 +278,20 @@ fn runner(arguments: RunnerArgs) -> Outcome {
         forward_signals(signals, false);
     });
     code_of(outcome)
+}
+
+/// Standard input to its end; nothing from a terminal.
+fn read_stdin() -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if !io::stdin().is_terminal() {
+        io::stdin().read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// A path that counts from the working directory here and is taken over.
+fn absolute_here(path: &str) -> String {
+    std::path::absolute(path).map_or_else(|_| path.to_string(), |path| path.to_string_lossy().into_owned())
 }
 
 /// The exit code of a command in the host.

@@ -81,12 +81,17 @@ impl State {
 
     /// The last lines of the host's console.
     pub(crate) fn console_tail(&self) -> String {
-        let bytes = fs::read(self.console()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes).replace('\r', "");
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let tail = lines.get(lines.len().saturating_sub(12)..).unwrap_or_default();
-        tail.iter().flat_map(|line| ["\n  | ", line]).collect()
+        tail(&self.console())
     }
+}
+
+/// The last lines of a console's log, each on a line of its own.
+pub(crate) fn tail(log: &Path) -> String {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).replace('\r', "");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let tail = lines.get(lines.len().saturating_sub(12)..).unwrap_or_default();
+    tail.iter().flat_map(|line| ["\n  | ", line]).collect()
 }
 
 fn private(dir: &Path, user: u32) -> Result<(), HostError> {

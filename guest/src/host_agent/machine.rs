@@ -37,6 +37,10 @@ const MOUNTS: &[(&str, &str, &str, &str, bool)] = &[
 pub(super) fn mount_all() -> Result<(), AgentError> {
     for &(source, target, kind, options, dispensable) in MOUNTS {
         let _ = fs::create_dir_all(target);
+        // What the initial file system brought along must stay in sight.
+        if kind == "tmpfs" && fs::read_dir(target).is_ok_and(|mut inside| inside.next().is_some()) {
+            continue;
+        }
         let options = CString::new(options).unwrap_or_default();
         let done = mount(source, target, kind, MountFlags::empty(), options.as_c_str());
         if let Err(error) = done
