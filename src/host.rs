@@ -252,8 +252,8 @@ pub enum HostError {
     Copy(#[from] coracle_protocol::tree::TreeError),
 }
 
-/// Finds one of this project's programs for an architecture: named by `<prefix>_<ARCH>`, else beside this executable,
-/// else in cargo's target folder around it.
+/// Finds one of this project's programs for an architecture: named by `<prefix>_<ARCH>`, else the newest of those
+/// beside this executable and in cargo's target folder around it.
 pub(crate) fn find_sibling(name: &'static str, prefix: &str, arch: HostArch) -> Result<PathBuf, HostError> {
     let variable = arch.variable(prefix);
     if let Some(path) = env::var_os(&variable) {
@@ -262,7 +262,8 @@ pub(crate) fn find_sibling(name: &'static str, prefix: &str, arch: HostArch) -> 
     let exe = env::current_exe().unwrap_or_default();
     candidates(&exe, name, arch)
         .into_iter()
-        .find(|path| path.is_file())
+        .filter(|path| path.is_file())
+        .max_by_key(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok())
         .ok_or(HostError::NoProgram { name, arch, variable })
 }
 
@@ -279,7 +280,7 @@ fn candidates(exe: &Path, name: &str, arch: HostArch) -> Vec<PathBuf> {
     }
     for target in dir.ancestors().skip(1).take(3) {
         for base in [target.to_path_buf(), target.join("cross")] {
-            for profile in ["release", "debug"] {
+            for profile in ["guest", "release", "debug"] {
                 let triple = format!("{}-unknown-linux-gnu", arch.name());
                 found.push(base.join(triple).join(profile).join(name));
             }

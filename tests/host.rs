@@ -1,6 +1,12 @@
 //! The emulated host with a real QEMU: one host per test and architecture, in a state folder of its own.
 //!
 //! Every wait has a limit. Without QEMU, or without a coracle-guest for the architecture, there is nothing to test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy knows only functions marked as tests, and a test may panic anywhere"
+)]
 use std::{
     env, fs,
     io::{Read, Write},
@@ -100,7 +106,7 @@ fn guest(arch: &str) -> Option<PathBuf> {
         candidates.push(debug.join("coracle-guest"));
     }
     for base in [target.to_path_buf(), target.join("cross")] {
-        candidates.extend(["release", "debug"].map(|p| base.join(&triple).join(p).join("coracle-guest")));
+        candidates.extend(["guest", "release", "debug"].map(|p| base.join(&triple).join(p).join("coracle-guest")));
     }
     candidates.into_iter().find(|path| path.is_file())
 }
@@ -305,6 +311,39 @@ fn a_warm_host_serves_on_x86_64() {
 #[test]
 fn a_warm_host_serves_on_aarch64() {
     a_warm_host_serves("aarch64");
+}
+
+#[test]
+fn a_deterministic_host_prints_the_same_figures_twice() {
+    let Some(place) = Place::new(env::consts::ARCH, "once") else {
+        return;
+    };
+    let input = place.dir.join("input");
+    fs::write(&input, noise(100_000)).unwrap();
+    let (given, out) = (format!("{}=/tmp/given", input.display()), place.dir.join("out"));
+    let back = format!("/tmp/made={}", out.display());
+    let script = "cat; echo oops >&2; cp /tmp/given /tmp/made; cat /proc/uptime; exit 9";
+    let run = || {
+        let mut coracle = place.coracle("exec", &["--deterministic", "--in", &given, "--out", &back]);
+        coracle.args(["--", "sh", "-c", script]).stdin(Stdio::piped());
+        finish(coracle.spawn().unwrap(), b"input\n".to_vec(), START)
+    };
+    let (first, second) = (run(), run());
+    assert_eq!(
+        first.status.code(),
+        Some(9),
+        "{}",
+        String::from_utf8_lossy(&first.stderr)
+    );
+    assert!(first.stdout.starts_with(b"input\n") && first.stderr == b"oops\n");
+    assert_eq!(fs::read(&out).unwrap(), noise(100_000));
+    // The last line is the time in the host when the command ended.
+    assert_eq!(
+        String::from_utf8_lossy(&first.stdout),
+        String::from_utf8_lossy(&second.stdout)
+    );
+    let left = fs::read_dir(place.dir.join("coracle")).unwrap();
+    assert_eq!(left.count(), 0);
 }
 
 #[test]

@@ -1,4 +1,10 @@
 //! The runner's promise: a test file whose name begins with `vm_` finds a KVM that runs stock kernels.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy knows only functions marked as tests, and a test may panic anywhere"
+)]
 use std::fs::File;
 
 #[test]

@@ -16,9 +16,8 @@ use coracle_protocol::{
     tree::{Receiver, send},
 };
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::File,
     io::{self, Read, Write},
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Child,
     time::{Duration, Instant},
@@ -60,10 +59,10 @@ impl Once {
         }
         let kernel = KernelTree::find(arch, &cache, progress)?;
         let base = root::base(arch, &kernel, &cache, progress)?;
-        let scratch = Scratch::new()?;
-        let (initrd, output) = (scratch.0.join("initrd"), scratch.0.join("output"));
+        let scratch = place::Scratch::new()?;
+        let (initrd, output) = (scratch.join("initrd"), scratch.join("output"));
         write_initrd(&initrd, &[&base, &self.payload()?])?;
-        let console = scratch.0.join("console");
+        let console = scratch.join("console");
         let machine = Machine {
             kernel: &kernel.image,
             initrd: &initrd,
@@ -231,31 +230,5 @@ impl Read for Tail {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-    }
-}
-
-/// A private folder, removed with its content. QEMU keeps the big files in it open only while it runs.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self, HostError> {
-        let thread = std::thread::current().id();
-        let path = std::env::temp_dir().join(format!("coracle-once-{}-{thread:?}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|source| HostError::File {
-                wish: "create the folder",
-                path: path.clone(),
-                source,
-            })?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }

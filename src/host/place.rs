@@ -19,12 +19,7 @@ pub(crate) struct State(PathBuf);
 impl State {
     /// Opens the folder below `$XDG_RUNTIME_DIR`, or below `/tmp` without one; creates it with mode 0700.
     pub(crate) fn open(arch: HostArch) -> Result<Self, HostError> {
-        let user = rustix::process::geteuid().as_raw();
-        let base = match env::var_os("XDG_RUNTIME_DIR") {
-            Some(dir) if Path::new(&dir).is_dir() => PathBuf::from(dir).join("coracle"),
-            _ => PathBuf::from(format!("/tmp/coracle-{user}")),
-        };
-        Self::below(&base, arch, user)
+        Self::below(&base(), arch, user())
     }
 
     fn below(base: &Path, arch: HostArch, user: u32) -> Result<Self, HostError> {
@@ -92,6 +87,56 @@ pub(crate) fn tail(log: &Path) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let tail = lines.get(lines.len().saturating_sub(12)..).unwrap_or_default();
     tail.iter().flat_map(|line| ["\n  | ", line]).collect()
+}
+
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn base() -> PathBuf {
+    match env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) if Path::new(&dir).is_dir() => PathBuf::from(dir).join("coracle"),
+        _ => PathBuf::from(format!("/tmp/coracle-{}", user())),
+    }
+}
+
+/// A private folder for one job of this process, removed with its content when dropped. A process that is killed
+/// leaves its folder to the next one, which removes it.
+#[derive(Debug)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Result<Self, HostError> {
+        Self::below(&base(), user())
+    }
+
+    fn below(base: &Path, user: u32) -> Result<Self, HostError> {
+        private(base, user)?;
+        for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let owner = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("once-")?.split('-').next());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let thread = std::thread::current().id();
+        let path = base.join(format!("once-{}-{thread:?}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        private(&path, user)?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 fn private(dir: &Path, user: u32) -> Result<(), HostError> {

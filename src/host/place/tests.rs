@@ -8,10 +8,6 @@ fn scratch(name: &str) -> PathBuf {
     dir
 }
 
-fn user() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
-
 #[test]
 fn the_state_folder_is_private_and_a_foreign_one_is_refused() {
     let dir = scratch("private");
@@ -45,5 +41,21 @@ fn one_keeper_at_a_time_and_a_dead_one_frees_its_place() {
     assert!(matches!(second, Err(HostError::Busy { .. })));
     drop(first);
     state.lock_start(Duration::ZERO).unwrap();
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_scratch_folder_goes_with_its_value_and_one_of_a_dead_process_with_the_next() {
+    let dir = scratch("scratch");
+    let base = dir.join("base");
+    private(&base, user()).unwrap();
+    // No process has this number: the kernel's limit is 2^22.
+    fs::create_dir_all(base.join("once-9999999-1/deep")).unwrap();
+    fs::create_dir_all(base.join("host-x86_64")).unwrap();
+    let own = Scratch::below(&base, user()).unwrap();
+    fs::write(own.join("initrd"), "").unwrap();
+    assert_eq!(fs::read_dir(&base).unwrap().count(), 2);
+    drop(own);
+    assert_eq!(fs::read_dir(&base).unwrap().count(), 1, "the other folder stays");
     fs::remove_dir_all(dir).unwrap();
 }
