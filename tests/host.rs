@@ -396,3 +396,36 @@ fn a_host_that_powers_off_is_replaced() {
     assert_eq!(place.sh("echo again").stdout, b"again\n");
     assert_ne!(place.status().unwrap()["qemu"], first["qemu"]);
 }
+
+#[test]
+fn a_frozen_host_is_replaced_and_the_command_runs_in_the_new_one() {
+    let Some(place) = Place::new(env::consts::ARCH, "frozen") else {
+        return;
+    };
+    place.up(&[]);
+    let qemu = place.status().unwrap()["qemu"].as_u64().unwrap();
+    let pid = rustix::process::Pid::from_raw(qemu.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let mut coracle = place.coracle("exec", &["--"]);
+    let output = finish(coracle.args(["echo", "again"]).spawn().unwrap(), Vec::new(), START);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.stdout, b"again\n", "{text}");
+    assert!(text.contains("froze") && text.contains("started again"), "{text}");
+    assert!(!alive(qemu));
+}
+
+#[test]
+fn a_missing_qemu_is_named_with_its_package() {
+    let Some(place) = Place::new(env::consts::ARCH, "missing") else {
+        return;
+    };
+    let mut coracle = place.coracle("up", &[]);
+    let output = finish(coracle.env("PATH", "/nowhere").spawn().unwrap(), Vec::new(), COMMAND);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text.contains("qemu-system-") && text.contains("apt-get install"),
+        "{text}"
+    );
+    assert!(place.status().is_none());
+}

@@ -99,6 +99,14 @@ impl Host {
         self.warning.as_deref()
     }
 
+    pub(super) fn with_warning(mut self, warning: String) -> Self {
+        self.warning = Some(match self.warning {
+            Some(old) => format!("{warning}; {old}"),
+            None => warning,
+        });
+        self
+    }
+
     /// How it is; `None` once it is gone.
     pub fn status(&self) -> Result<Option<Status>, HostError> {
         status(self.arch, &self.state)

@@ -51,8 +51,9 @@ enum Event {
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 /// Between two pings.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// Without an answer for so long, the host is frozen. Its one CPU may be busy, but its kernel schedules.
-const FROZEN: Duration = Duration::from_secs(30);
+/// Without an answer for so long, the host is frozen. Its one CPU may be busy, but its kernel schedules. Shorter than
+/// a client waits for its channel, so that the client learns of it.
+const FROZEN: Duration = Duration::from_secs(20);
 
 /// Becomes the keeper of a host: starts it, tells `starter` how that goes, and stays until the host is gone. The
 /// process should have nothing else to do. Fails only after having told the starter.

@@ -73,7 +73,7 @@ pub fn run_self(
 }
 
 /// Connects to the host or starts it, and does the work there. If the host is lost before anything came out of it, it
-/// is started again and the work is done again, once; `progress` is told.
+/// is started again and the work is done again, once; its [`Host::warning`] says so then.
 pub fn with_host<T>(
     arch: HostArch,
     options: &Options,
@@ -83,8 +83,8 @@ pub fn with_host<T>(
     let host = Host::connect_or_start(arch, options, progress)?;
     match work(&host) {
         Err(error @ HostError::Lost { again: true, .. }) => {
-            progress(&format!("{error}; starting it again"));
-            work(&Host::connect_or_start(arch, options, progress)?)
+            let again = Host::connect_or_start(arch, options, progress)?;
+            work(&again.with_warning(format!("{error}; it was started again")))
         }
         outcome => outcome,
     }

@@ -48,17 +48,17 @@ fn the_copy_differs_in_the_six_bytes_and_is_made_once() {
     let dir = std::env::temp_dir().join(format!("coracle-erratum-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     let old = image(&[&code(6)]);
-    fs::write(dir.join("qemu"), &old).unwrap();
-    let Erratum::Patched(copy) = patched_copy(&dir.join("qemu"), &dir).unwrap() else {
+    fs::write(dir.join("installed"), &old).unwrap();
+    let Erratum::Patched(copy) = patched_copy(&dir.join("installed"), &dir).unwrap() else {
         panic!("not patched");
     };
     let new = fs::read(&copy).unwrap();
     let changed: Vec<usize> = (0..old.len()).filter(|&i| old[i] != new[i]).collect();
     assert!(changed.iter().all(|i| (110..116).contains(i)) && new[110..116] == NOP);
     let made = fs::metadata(&copy).unwrap().modified().unwrap();
-    patched_copy(&dir.join("qemu"), &dir).unwrap();
+    patched_copy(&dir.join("installed"), &dir).unwrap();
     assert_eq!(fs::metadata(&copy).unwrap().modified().unwrap(), made);
-    fs::write(dir.join("qemu"), "fixed").unwrap();
-    assert_eq!(patched_copy(&dir.join("qemu"), &dir).unwrap(), Erratum::Unknown);
+    fs::write(dir.join("installed"), "fixed").unwrap();
+    assert_eq!(patched_copy(&dir.join("installed"), &dir).unwrap(), Erratum::Unknown);
     fs::remove_dir_all(dir).unwrap();
 }
