@@ -52,11 +52,11 @@ const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 const KEEPER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// Runs as PID 1 until the host powers off. Errors go to the console, whose tail the keeper shows.
-pub fn run() {
+pub fn run() -> ! {
     if let Err(error) = serve() {
         eprintln!("coracle host: {}", files::explain(&error));
     }
-    machine::power_off();
+    machine::power_off()
 }
 
 fn serve() -> Result<(), AgentError> {

@@ -2,5 +2,5 @@
 mod host_agent;
 
 fn main() {
-    host_agent::run();
+    host_agent::run()
 }
