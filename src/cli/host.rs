@@ -40,7 +40,7 @@ pub(crate) struct Which {
     arch: Option<HostArch>,
 }
 
-fn parse_arch(name: &str) -> Result<HostArch, String> {
+pub(super) fn parse_arch(name: &str) -> Result<HostArch, String> {
     HostArch::from_name(name).ok_or_else(|| "choose x86_64 or aarch64".to_string())
 }
 
@@ -199,7 +199,7 @@ pub(crate) fn run(verb: Host) -> Outcome {
 }
 
 /// What takes long, for whoever watches.
-fn tell(text: &str) {
+pub(super) fn tell(text: &str) {
     if io::stderr().is_terminal() {
         eprintln!("coracle: {text}");
     }
@@ -306,7 +306,7 @@ fn code_of(outcome: Result<u8, HostError>) -> Outcome {
 
 /// Passes signals on to the command, and new sizes of the terminal. Without the thread the signals end this process,
 /// and with it the command.
-fn forward_signals(signals: Signals, terminal: bool) {
+pub(super) fn forward_signals(signals: Signals, terminal: bool) {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
     let mut numbers = vec![SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
     numbers.extend(terminal.then_some(SIGWINCH));
