@@ -1,4 +1,5 @@
 //! Tiny guests: a few machine instructions in a kernel image, for tests of the VMM that need no operating system.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 use coracle::config::spec::{
     BootSource, BootSpec, HugePages, KernelLoad, MemorySpec, OnReboot, Protocol, SerialInput, SerialOutput, SerialSpec,
     VmSpec,
