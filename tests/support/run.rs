@@ -5,8 +5,9 @@ use coracle_arch::{Arch, Host};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     ffi::OsStr,
-    io::{Read, Write},
-    os::unix::process::ExitStatusExt,
+    fs::File,
+    io::{self, Read, Write},
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::PathBuf,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
@@ -36,6 +37,12 @@ pub fn bundle() -> PathBuf {
     bundle
 }
 
+/// Both ends of a new pipe.
+pub fn pipe() -> (File, File) {
+    let (reader, writer) = io::pipe().unwrap();
+    (OwnedFd::from(reader).into(), OwnedFd::from(writer).into())
+}
+
 /// A `coracle` that is about to start.
 pub struct Run {
     command: Command,
@@ -45,9 +52,15 @@ pub struct Run {
 impl Run {
     /// `coracle` with arguments, no input and a captured output.
     pub fn new<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
+        let mut run = Self::program(env!("CARGO_BIN_EXE_coracle"));
+        run.command.args(arguments);
+        run
+    }
+
+    /// Another program, in the same way.
+    pub fn program(name: &str) -> Self {
+        let mut command = Command::new(name);
         command
-            .args(arguments)
             .env_remove("CORACLE_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
