@@ -119,8 +119,8 @@ fn a_stock_kernel_needs_little_memory() {
         refused.errors
     );
     assert_eq!(refused.text(), "");
-    let ended = Run::guest(&["--memory", "72M"], FACTS).end().code(0);
-    has_memory(&ended, 72);
+    let ended = Run::guest(&["--memory", "96M"], FACTS).end().code(0);
+    has_memory(&ended, 96);
 }
 
 #[test]
