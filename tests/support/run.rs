@@ -200,6 +200,11 @@ impl Running {
         self.input.as_mut().expect("a piped input").write_all(bytes).unwrap();
     }
 
+    /// The end of what is typed.
+    pub fn close_input(&mut self) {
+        self.input = None;
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }

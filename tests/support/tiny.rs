@@ -105,6 +105,22 @@ impl Drop for Folder {
     }
 }
 
+/// A kernel image that powers off, for an architecture that is not this machine's.
+pub fn foreign_kernel(folder: &Path) -> PathBuf {
+    let kernel = folder.join("foreign");
+    let image = match Host::NAME {
+        "x86_64" => arm64_image(&[0, 0, 0, 0x14]),
+        _ => elf(&x86_64(Program::PowerOff)),
+    };
+    std::fs::write(&kernel, image).unwrap();
+    kernel
+}
+
+/// Whether a kernel image is ELF.
+pub fn is_elf(image: &[u8]) -> bool {
+    image.starts_with(b"\x7fELF")
+}
+
 fn image(program: Program) -> Vec<u8> {
     match Host::NAME {
         "x86_64" => elf(&x86_64(program)),
