@@ -3,7 +3,7 @@
 use super::run::LIMIT;
 use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{LocalModes, tcgetattr},
+    termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr},
 };
 use std::{
     fs::{File, OpenOptions},
@@ -17,6 +17,7 @@ use std::{
 pub struct Terminal {
     person: File,
     client: File,
+    fresh: Termios,
 }
 
 impl Terminal {
@@ -31,9 +32,11 @@ impl Terminal {
             .custom_flags(libc::O_NOCTTY)
             .open(name)
             .unwrap();
+        let fresh = tcgetattr(&client).unwrap();
         Self {
             person: person.into(),
             client,
+            fresh,
         }
     }
 
@@ -45,6 +48,11 @@ impl Terminal {
     /// All its settings, as text that can be compared.
     pub fn modes(&self) -> String {
         format!("{:?}", tcgetattr(&self.client).unwrap())
+    }
+
+    /// Gives it the settings that it began with.
+    pub fn restore(&self) {
+        tcsetattr(&self.client, OptionalActions::Now, &self.fresh).unwrap();
     }
 
     pub fn wait_until_raw(&self) {
