@@ -3,7 +3,7 @@
 use crate::{
     bundle::{Manifest, ManifestError},
     config::spec::{BootSource, BootSpec, KernelLoad, MemorySpec, Protocol},
-    memory::{GuestRam, MemoryError},
+    memory::{GuestRam, MemoryError, PAGE},
 };
 use coracle_arch::{
     Arch, Host,
@@ -14,12 +14,18 @@ use rustix::fs::MemfdFlags;
 use std::{
     fs::File,
     io::{self, Write},
+    num::NonZero,
     ops::Range,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 
-/// Pages of the host and the guest.
-const PAGE: u64 = 4096;
+/// Bytes that one thread copies at a time: whole huge pages, so that no two threads fault in the same one.
+const PIECE: u64 = 2 << 20;
+/// Threads that copy at most; more do not find more memory bandwidth.
+const COPIERS: usize = 4;
 
 /// Why a VM cannot be booted from its spec.
 #[derive(Debug, thiserror::Error)]
@@ -162,36 +168,94 @@ impl Boot {
 
     /// Puts the kernel and the initrd into fresh guest memory; answers where the initrd is.
     pub(crate) fn load(&self, ram: &GuestRam) -> Result<Option<Range<u64>>, BootError> {
+        let mut copies = Vec::new();
         for segment in &self.image.segments {
-            self.load_segment(ram, segment)?;
+            let copied = self.map_segment(ram, segment)?;
+            copies.extend(
+                copied
+                    .into_iter()
+                    .flat_map(|(bytes, at)| pieces("the kernel", &self.kernel.file, bytes, at)),
+            );
         }
-        let Some(initrd) = &self.initrd else { return Ok(None) };
-        let too_big = || BootError::InitrdTooBig {
-            mib: initrd.length.div_ceil(1 << 20),
-        };
-        let at = Host::initrd_address(ram.ranges(), self.image.end(), initrd.length).ok_or_else(too_big)?;
-        ram.copy_in("the initrd", &initrd.file, 0..initrd.length, at)?;
-        Ok(Some(at..at + initrd.length))
+        let mut place = None;
+        if let Some(initrd) = &self.initrd {
+            let too_big = || BootError::InitrdTooBig {
+                mib: initrd.length.div_ceil(1 << 20),
+            };
+            let at = Host::initrd_address(ram.ranges(), self.image.end(), initrd.length).ok_or_else(too_big)?;
+            copies.extend(pieces("the initrd", &initrd.file, 0..initrd.length, at));
+            place = Some(at..at + initrd.length);
+        }
+        copy_all(ram, &copies)?;
+        Ok(place)
     }
 
-    fn load_segment(&self, ram: &GuestRam, segment: &Segment) -> Result<(), MemoryError> {
-        let map = match self.load {
-            KernelLoad::Auto | KernelLoad::Copy => false,
-            KernelLoad::Map => true,
-        };
+    /// Maps what the spec wants mapped and can be; answers what is left to copy: bytes and where they go.
+    fn map_segment(&self, ram: &GuestRam, segment: &Segment) -> Result<Vec<(Range<u64>, u64)>, MemoryError> {
         let Segment { image, at, .. } = segment;
-        let what = "the kernel";
         // Only pages that lie in the file as they will lie in memory can be mapped.
-        let head = image.start.next_multiple_of(PAGE) - image.start;
-        let aligned = image.start % PAGE == at % PAGE && head < image.end - image.start;
-        if !map || !aligned {
-            return ram.copy_in(what, &self.kernel.file, image.clone(), *at);
+        let start = image.start.next_multiple_of(PAGE);
+        let end = image.end - image.end % PAGE;
+        if self.load != KernelLoad::Map || image.start % PAGE != at % PAGE || start >= end {
+            return Ok(vec![(image.clone(), *at)]);
         }
-        if head > 0 {
-            ram.copy_in(what, &self.kernel.file, image.start..image.start + head, *at)?;
-        }
-        ram.map_in(what, &self.kernel.file, image.start + head..image.end, at + head)
+        let place = |byte| at + (byte - image.start);
+        ram.map_in("the kernel", &self.kernel.file, start..end, place(start))?;
+        Ok(vec![(image.start..start, *at), (end..image.end, place(end))])
     }
+}
+
+/// Bytes of a file on their way into guest memory.
+struct Copy<'a> {
+    what: &'static str,
+    file: &'a File,
+    bytes: Range<u64>,
+    at: u64,
+}
+
+/// Cuts a copy where guest memory has the border of a huge page.
+fn pieces<'a>(what: &'static str, file: &'a File, bytes: Range<u64>, at: u64) -> impl Iterator<Item = Copy<'a>> {
+    let mut start = bytes.start;
+    std::iter::from_fn(move || {
+        let to = at + (start - bytes.start);
+        let end = bytes.end.min(start + (PIECE - to % PIECE));
+        let piece = (start < end).then(|| Copy {
+            what,
+            file,
+            bytes: start..end,
+            at: to,
+        });
+        start = end;
+        piece
+    })
+}
+
+/// Copies on as many threads as there are CPUs to run them.
+fn copy_all(ram: &GuestRam, copies: &[Copy<'_>]) -> Result<(), MemoryError> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<(), MemoryError> {
+        while let Some(copy) = copies.get(next.fetch_add(1, Ordering::Relaxed)) {
+            ram.copy_in(copy.what, copy.file, copy.bytes.clone(), copy.at)?;
+        }
+        Ok(())
+    };
+    let helpers = thread::available_parallelism().map_or(1, NonZero::get).min(COPIERS) - 1;
+    thread::scope(|scope| {
+        // A thread that cannot be had is one fewer to copy.
+        let helpers: Vec<_> = (0..helpers)
+            .filter_map(|_| {
+                thread::Builder::new()
+                    .name("copier".into())
+                    .spawn_scoped(scope, work)
+                    .ok()
+            })
+            .collect();
+        let own = work();
+        helpers
+            .into_iter()
+            .map(|h| h.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .fold(own, Result::and)
+    })
 }
 
 /// The bundle for this architecture: the folder itself, or the one that it holds for it.

@@ -11,6 +11,9 @@ use vm_memory::{
 /// The size of a huge page on both architectures (with 4 KiB base pages).
 const HUGE: u64 = 2 << 20;
 
+/// The size of a page, of the host and of the guest.
+pub(crate) const PAGE: u64 = 4096;
+
 /// Why guest memory could not be made or filled.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -75,6 +78,8 @@ struct Mapping {
 
 // SAFETY: the mapping is plain memory; all access goes through vm-memory's volatile operations.
 unsafe impl Send for Mapping {}
+// SAFETY: as above; a shared reference gives out addresses only.
+unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
@@ -147,7 +152,7 @@ impl GuestRam {
         &self.ranges
     }
 
-    /// Copies bytes of a file to guest address `at`.
+    /// Reads bytes of a file to guest address `at`.
     pub(crate) fn copy_in(
         &self,
         what: &'static str,
@@ -164,7 +169,7 @@ impl GuestRam {
             let offset = i64::try_from(bytes.start + done as u64).unwrap_or(i64::MAX);
             // SAFETY: `done < length`, so the pointer stays within the slice, which is `length` bytes of live mapping.
             let to = unsafe { target.as_ptr().add(done) };
-            // SAFETY: `to` has `length - done` writable bytes behind it; the guest does not run yet, so a race is ours alone.
+            // SAFETY: `to` has `length - done` writable bytes behind it, and the guest does not run yet.
             let n = unsafe { libc::pread64(file.as_raw_fd(), to.cast(), length - done, offset) };
             match usize::try_from(n) {
                 Ok(0) => {
@@ -186,46 +191,29 @@ impl GuestRam {
     }
 
     /// Maps whole pages of a file privately over guest memory: nothing is copied before the guest writes.
-    /// `bytes.start` and `at` are page-aligned; a rest below a page at the end is copied.
     pub(crate) fn map_in(
         &self,
         what: &'static str,
         file: &File,
-        bytes: Range<u64>,
+        pages: Range<u64>,
         at: u64,
     ) -> Result<(), MemoryError> {
-        const PAGE: u64 = 4096;
-        let whole = (bytes.end - bytes.start) & !(PAGE - 1);
+        let length = usize::try_from(pages.end - pages.start).unwrap_or(usize::MAX);
         let place = |source| MemoryError::Place { what, at, source };
-        if whole > 0 {
-            let length = usize::try_from(whole).unwrap_or(usize::MAX);
-            let slice = self.view.get_slice(GuestAddress(at), length).map_err(place)?;
-            let target = slice.ptr_guard_mut().as_ptr();
-            let offset = i64::try_from(bytes.start).unwrap_or(i64::MAX);
-            // SAFETY: replaces `length` bytes within a mapping that this value owns by others of the same size and rights.
-            let result = unsafe {
-                libc::mmap64(
-                    target.cast(),
-                    length,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
-                    file.as_raw_fd(),
-                    offset,
-                )
-            };
-            if result == libc::MAP_FAILED {
-                return Err(MemoryError::Read {
-                    what,
-                    source: io::Error::last_os_error(),
-                });
-            }
+        let slice = self.view.get_slice(GuestAddress(at), length).map_err(place)?;
+        let target = slice.ptr_guard_mut().as_ptr();
+        let offset = i64::try_from(pages.start).unwrap_or(i64::MAX);
+        let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: replaces `length` bytes within a mapping that this value owns by others of the same size and rights.
+        let result = unsafe { libc::mmap64(target.cast(), length, rights, flags, file.as_raw_fd(), offset) };
+        if result == libc::MAP_FAILED {
+            return Err(MemoryError::Read {
+                what,
+                source: io::Error::last_os_error(),
+            });
         }
-        let rest = bytes.start + whole..bytes.end;
-        if rest.is_empty() {
-            Ok(())
-        } else {
-            self.copy_in(what, file, rest, at + whole)
-        }
+        Ok(())
     }
 }
 

@@ -44,7 +44,7 @@ impl Arch for Aarch64 {
     const PLATFORM: &'static [Part] = layout::PLATFORM;
     /// Two thirds of a stock kernel's way to user space are self-tests of its RSA code, without assembly on this
     /// architecture.
-    const DEFAULT_CMDLINE: &'static str = "console=ttyS0 panic=-1 cryptomgr.notests";
+    const DEFAULT_CMDLINE: &'static str = "console=ttyS0 panic=-1 quiet cryptomgr.notests";
     /// `COMMAND_LINE_SIZE` less the NUL.
     const MAX_CMDLINE: usize = 2047;
     type Irqchip = Irqchip;

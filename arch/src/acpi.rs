@@ -108,5 +108,5 @@ fn register(part: &Part, offset: u64) -> GAS {
         Space::Mmio => AddressSpace::SystemMemory,
         Space::Pio => AddressSpace::SystemIo,
     };
-    GAS::new(space, 8, 0, AccessSize::ByteAccess, part.base + offset)
+    GAS::new(space, 8, 0, AccessSize::ByteAccess, part.base.saturating_add(offset))
 }

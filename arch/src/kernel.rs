@@ -79,8 +79,6 @@ pub struct Segment {
     pub image: Range<u64>,
     /// Guest-physical address of the first byte.
     pub at: u64,
-    /// A boot touches hardly any of these bytes (type information, unwind tables): mapping them beats copying them.
-    pub cold: bool,
 }
 
 /// Read access to an image, at any offset. Reads beyond the end fail.

@@ -56,27 +56,28 @@ fn main() {
         console::say("this is the first program of a virtual machine; it does nothing elsewhere");
         return;
     }
-    // Both roles are told apart by the kernel command line, which only /proc shows.
+    // The kernel command line, which only /proc shows, says what this program shall be.
     let line = boot::mount_proc().and_then(|()| boot::cmdline());
-    match line {
-        Ok(line) if line.value(cmdline::ROLE).is_none() => run_guest(init, &line),
-        Ok(line) => {
-            let role = line.value(cmdline::ROLE).unwrap_or_default().to_string();
-            AgentPort::open().send(&failed(&GuestError::Role(role)));
-        }
-        Err(error) => AgentPort::open().send(&failed(&error)),
+    let end = line.and_then(|line| match line.value(cmdline::ROLE) {
+        None => run_guest(init, &line),
+        Some(role) => Err(GuestError::Role(role.to_string())),
+    });
+    if let Err(error) = end {
+        let report = failed(&error);
+        // The port is a device node, which a failure this early may not have.
+        let _ = boot::mount_rest();
+        AgentPort::open().send(&report);
     }
     power::off();
 }
 
-fn run_guest(init: u64, line: &Cmdline) {
-    let mounted = boot::mount_rest();
+/// Mounts, loads, runs the command and reports how it ended. An error has not been reported yet.
+fn run_guest(init: u64, line: &Cmdline) -> Result<(), GuestError> {
+    boot::mount_rest()?;
     let mut port = AgentPort::open();
-    let end = mounted.and_then(|()| serve(init, line, &mut port));
-    port.send(&match end {
-        Ok(code) => Report::Exit { code },
-        Err(error) => failed(&error),
-    });
+    let code = serve(init, line, &mut port)?;
+    port.send(&Report::Exit { code });
+    Ok(())
 }
 
 /// Answers with the command's exit code.
@@ -84,7 +85,7 @@ fn serve(init: u64, line: &Cmdline, port: &mut AgentPort) -> Result<u8, GuestErr
     boot::load_modules()?;
     let modules = now();
     let work = Work::of(line)?;
-    power::watch_button();
+    power::watch_button(&work);
     let ready = now();
     let timings = Timings { init, modules, ready };
     console::ready(&timings);

@@ -2,7 +2,7 @@
 //!
 //! A thread of its own waits for the button, so that the main thread can wait for children. Pressed, everything is
 //! asked to end, given two seconds, then killed; the main thread sees the command end and powers off.
-use crate::{console, sys};
+use crate::{command::Work, console, sys};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{Pid, Signal, kill_process_group},
@@ -27,15 +27,25 @@ enum Button {
     Line(File),
 }
 
+/// How a press asks processes to end, in this order.
+const TO_COMMANDS: &[Signal] = &[Signal::TERM, Signal::CONT];
+
+/// A shell at a terminal ignores `SIGTERM`. A command that handles it must not be hung up on meanwhile.
+const TO_SHELLS: &[Signal] = &[Signal::TERM, Signal::HUP, Signal::CONT];
+
 /// Waits for the power button on a thread of its own, if the machine has one.
-pub(crate) fn watch_button() {
+pub(crate) fn watch_button(work: &Work) {
+    let signals = match work {
+        Work::Command(_) => TO_COMMANDS,
+        Work::Shell => TO_SHELLS,
+    };
     let buttons = find_buttons();
     if buttons.is_empty() {
         return;
     }
     let started = thread::Builder::new().stack_size(64 << 10).spawn(move || {
         if wait_for_press(buttons) {
-            end_everything();
+            end_everything(signals);
         }
     });
     if let Err(error) = started {
@@ -112,12 +122,12 @@ fn is_power_press(events: &[u8]) -> bool {
     events.chunks_exact(24).any(|event| event.ends_with(&wanted))
 }
 
-/// Asks every process but this one to end, then makes it. A shell at a terminal ends by `SIGHUP` alone.
-fn end_everything() {
+/// Asks every process but this one to end, then makes it.
+fn end_everything(signals: &[Signal]) {
     console::say("the power button was pressed");
     // For the kernel the group of PID 1 means everybody else.
     let everybody = Pid::INIT;
-    for signal in [Signal::TERM, Signal::HUP, Signal::CONT] {
+    for &signal in signals {
         let _ = kill_process_group(everybody, signal);
     }
     thread::sleep(GRACE);

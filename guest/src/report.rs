@@ -1,7 +1,7 @@
 //! The agent port: a serial port beside the console, on which PID 1 reports to the VMM.
 use crate::console;
 use coracle_protocol::{frame, report::Report};
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{ControlModes, OptionalActions, tcgetattr, tcsetattr};
 use std::{
     fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
@@ -28,6 +28,8 @@ impl AgentPort {
         let port = options.open(PORT).ok().filter(|port| {
             let settings = tcgetattr(port).map(|mut settings| {
                 settings.make_raw();
+                // Nobody signals a carrier here; its absence must not count as a hang-up.
+                settings.control_modes.insert(ControlModes::CLOCAL);
                 settings
             });
             let set = settings.and_then(|settings| tcsetattr(port, OptionalActions::Now, &settings));

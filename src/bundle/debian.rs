@@ -331,13 +331,23 @@ mod tests {
     }
 
     #[test]
-    fn a_package_that_nobody_has_is_named_with_the_remedy() {
+    fn what_apt_does_not_have_is_named_with_the_remedy() {
         let cache = store::Scratch::new();
-        let error = Package::fetch("no-such-package", "amd64", cache.path(), &|_| {}).unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.contains("no-such-package") || text.contains("amd64") || text.contains("apt-cache"),
-            "{text}"
-        );
+        let fetch = |architecture| Package::fetch("no-such-package", architecture, cache.path(), &|_| {}).unwrap_err();
+        for (error, remedy) in [(fetch("m68k"), "`dpkg --add-architecture m68k` and `apt-get update`")] {
+            match error {
+                DebianError::Tool { program, .. } => eprintln!("skipped: there is no `{program}` program here"),
+                error => assert!(error.to_string().contains(remedy), "{error}"),
+            }
+        }
+        let native = Command::new("dpkg").arg("--print-architecture").output();
+        let Ok(native) = native.map(|output| String::from_utf8(output.stdout).unwrap()) else {
+            return;
+        };
+        let native = native.trim();
+        match fetch(native) {
+            DebianError::Unknown { package } => assert_eq!(package, format!("no-such-package:{native}")),
+            error => panic!("{error}"),
+        }
     }
 }

@@ -131,6 +131,63 @@ fn the_guest_finds_the_device_tree_in_x0_at_each_start() {
 }
 
 #[test]
+fn the_boot_cpu_can_switch_on_all_others() {
+    // For each affinity in the table at 0x8000_2000: PSCI CPU_ON to 0x8000_1100. At the end, str x0, [0x4000_0000].
+    let boot = [
+        0xd2b0_000a_u32,
+        0xf284_000a,
+        0xf840_8541,
+        0xb400_00e1,
+        0x52b8_8000,
+        0x7280_0060,
+        0xd2b0_0002,
+        0xf282_2002,
+        0xd400_0002,
+        0x17ff_fff9,
+        0xd2a8_0001,
+        0xf900_0020,
+    ];
+    // mrs x0, mpidr_el1; str x0, [0x4000_0000]
+    let secondary = [0xd538_00a0_u32, 0xd2a8_0001, 0xf900_0020];
+    let (kvm, vm) = vm();
+    let memory = memory(&vm);
+    // A GICv2 refuses before it creates anything.
+    let cpus = Aarch64::create_cpus(&kvm, &vm, 64).or_else(|_| Aarch64::create_cpus(&kvm, &vm, 8));
+    let (chip, cpus) = cpus.unwrap();
+    let mpidrs: Vec<u64> = cpus.iter().map(|cpu| cpu::mpidr(cpu).unwrap()).collect();
+    let affinities: Vec<u8> = mpidrs[1..]
+        .iter()
+        .flat_map(|mpidr| (mpidr & 0xff_00ff_ffff).to_le_bytes())
+        .collect();
+    for (at, bytes) in [
+        (0x1000, boot.map(u32::to_le_bytes).concat()),
+        (0x1100, secondary.map(u32::to_le_bytes).concat()),
+        (0x2000, affinities),
+    ] {
+        memory.write_slice(&bytes, GuestAddress(layout::RAM_BASE + at)).unwrap();
+    }
+    let protocol = BootProtocol::Arm64 {
+        entry: layout::RAM_BASE + 0x1000,
+    };
+    let entry = describe(&memory, &chip, &cpus, &protocol).unwrap();
+    for (index, cpu) in cpus.iter().enumerate() {
+        Aarch64::set_up_cpu(&kvm, cpu, index as u32, cpus.len() as u32, &entry).unwrap();
+    }
+    let threads: Vec<_> = cpus.into_iter().map(|cpu| thread::spawn(|| first_word(cpu))).collect();
+    let words: Vec<u64> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert_eq!(words[0], 0, "the last CPU_ON succeeded");
+    assert_eq!(words[1..], mpidrs[1..]);
+}
+
+/// Runs a vCPU until it stores a word.
+fn first_word(mut cpu: VcpuFd) -> u64 {
+    match cpu.run().unwrap() {
+        VcpuExit::MmioWrite(0x4000_0000, data) => u64::from_le_bytes(data.try_into().unwrap()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn an_irqfds_gsi_is_the_number_of_the_shared_interrupt() {
     let (kvm, vm) = vm();
     let (chip, _cpus) = Aarch64::create_cpus(&kvm, &vm, 1).unwrap();

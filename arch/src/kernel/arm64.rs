@@ -47,7 +47,6 @@ pub(super) fn parse(image: &Image<'_, impl ReadAt + ?Sized>, target: &Target<'_>
         segments: vec![Segment {
             image: 0..image.len,
             at: start,
-            cold: false,
         }],
         span,
     })

@@ -87,7 +87,6 @@ pub(super) fn parse(image: &Image<'_, impl ReadAt + ?Sized>, target: &Target<'_>
         segments: vec![Segment {
             image: payload..image.len,
             at: pref_address,
-            cold: false,
         }],
         span,
     })

@@ -38,8 +38,8 @@ const BRAND_AMD: &[u8; 48] =
 const DTES64: u32 = 1 << 2;
 const DS_CPL: u32 = 1 << 4;
 const PDCM: u32 = 1 << 15;
-const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
+const XSAVE: u32 = 1 << 26;
 const HYPERVISOR: u32 = 1 << 31;
 // Leaf 1, EDX.
 const DEBUG_STORE: u32 = 1 << 21;
@@ -54,6 +54,8 @@ const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
 const PERF_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
 /// Leaves 4 and 0x8000001d, EAX: CPUs that share the cache, and cores in the package, each less one.
 const CACHE_SHARING: u32 = 0xfff << 14;
+const CACHE_TYPE: u32 = 0x1f;
+const NO_CACHE: u32 = 0;
 const CACHE_CORES: u32 = 0x3f << 26;
 /// The level of a cache, in the same leaves.
 const LAST_LEVEL: u32 = 3;
@@ -62,11 +64,15 @@ const TOPOLOGY_V2: u32 = 0x1f;
 const LEVEL_SMT: u32 = 1;
 const LEVEL_CORE: u32 = 2;
 
-/// Whether the CPU has an x2APIC.
-pub(super) fn has_x2apic(entries: &[kvm_cpuid_entry2]) -> bool {
-    entries
+/// The parts of the extended state that the CPU can save (leaf 0xd), 0 without XSAVE.
+pub(super) fn extended_state(entries: &[kvm_cpuid_entry2]) -> u64 {
+    let xsave = entries
         .iter()
-        .any(|entry| entry.function == 1 && entry.ecx & X2APIC != 0)
+        .any(|entry| entry.function == 1 && entry.ecx & XSAVE != 0);
+    let leaf = entries
+        .iter()
+        .find(|entry| entry.function == 0xd && entry.index == 0 && xsave);
+    leaf.map_or(0, |leaf| u64::from(leaf.edx) << 32 | u64::from(leaf.eax))
 }
 
 /// Makes the list that KVM supports the list of the CPU at `place`. `tsc_deadline` says whether KVM offers the timer mode,
@@ -133,7 +139,7 @@ fn features(entry: &mut kvm_cpuid_entry2, place: Place, tsc_deadline: bool) {
 
 /// One cache: the last level is the package's, the others are each core's own. `cores` says whether the leaf counts cores.
 fn caches(entry: &mut kvm_cpuid_entry2, place: Place, cores: bool) {
-    if entry.eax & 0x1f == 0 {
+    if entry.eax & CACHE_TYPE == NO_CACHE {
         return;
     }
     let level = entry.eax >> 5 & 7;

@@ -9,7 +9,7 @@ use super::{
 use crate::ArchError;
 use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
-    KVM_X2APIC_API_USE_32BIT_IDS, Msrs, kvm_enable_cap, kvm_fpu, kvm_lapic_state, kvm_msr_entry,
+    KVM_X2APIC_API_USE_32BIT_IDS, Msrs, kvm_enable_cap, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_xcr, kvm_xcrs,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
@@ -90,10 +90,30 @@ pub(super) fn set_up(kvm: &Kvm, cpu: &VcpuFd, place: Place, entry: &Entry) -> Re
     };
     cpu.set_fpu(&fpu).map_err(refused("set the FPU's state"))?;
     if place.index == 0 {
-        registers::set_up(cpu, entry, cpuid::has_x2apic(&entries))?;
+        registers::set_up(cpu, entry)?;
     }
-    // After the system registers, which decide on the mode of the APIC.
+    set_extended_state(cpu, cpuid::extended_state(&entries));
     set_local_apic(cpu)
+}
+
+/// Enables all of the extended state, as the guest will do: as long as the guest's XCR0 is not the host's, KVM switches
+/// between the two on every exit. Where that fails, the guest starts with the x87 alone, as after a reset.
+fn set_extended_state(cpu: &VcpuFd, parts: u64) {
+    if parts == 0 {
+        return;
+    }
+    let mut xcrs = kvm_xcrs {
+        nr_xcrs: 1,
+        ..kvm_xcrs::default()
+    };
+    xcrs.xcrs[0] = kvm_xcr {
+        xcr: 0,
+        reserved: 0,
+        value: parts,
+    };
+    if let Err(error) = cpu.set_xcrs(&xcrs) {
+        log::debug!("this KVM cannot set XCR0 to {parts:#x}: {error}");
+    }
 }
 
 /// Sets the MSRs whose value at reset is not what firmware leaves. Where KVM lacks one, the guest lives without it.

@@ -15,8 +15,6 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-const APIC_BASE_X2APIC: u64 = 1 << 10;
-const APIC_BASE_ENABLE: u64 = 1 << 11;
 /// Bit 1 of RFLAGS is always set; interrupts are off.
 const RFLAGS: u64 = 2;
 const PRESENT: u64 = 1 << 0;
@@ -103,10 +101,10 @@ fn page_tables() -> Vec<u8> {
     let mut bytes = Vec::with_capacity(((2 + MAPPED_GIB) * PAGE) as usize);
     bytes.extend_from_slice(&(pdpt | table).to_le_bytes());
     bytes.resize(PAGE as usize, 0);
-    bytes.extend((0..MAPPED_GIB).flat_map(|index| (directories + index * PAGE | table).to_le_bytes()));
+    bytes.extend((0..MAPPED_GIB).flat_map(|index| ((directories + index * PAGE) | table).to_le_bytes()));
     bytes.resize(2 * PAGE as usize, 0);
     let pages = MAPPED_GIB * TABLE_ENTRIES;
-    bytes.extend((0..pages).flat_map(|index| (index * HUGE_PAGE | table | HUGE).to_le_bytes()));
+    bytes.extend((0..pages).flat_map(|index| ((index * HUGE_PAGE) | table | HUGE).to_le_bytes()));
     bytes
 }
 
@@ -128,20 +126,20 @@ pub(super) fn write_tables(memory: &GuestMemoryMmap, entry: &Entry) -> Result<()
     }
 }
 
-/// Puts the boot CPU at its entry. `x2apic` says that the CPU has an x2APIC.
-pub(super) fn set_up(cpu: &VcpuFd, entry: &Entry, x2apic: bool) -> Result<(), ArchError> {
+/// Puts the boot CPU at its entry.
+pub(super) fn set_up(cpu: &VcpuFd, entry: &Entry) -> Result<(), ArchError> {
     let refused = |wish| move |source| ArchError::Kvm { wish, source };
     let mut sregs = cpu
         .get_sregs()
         .map_err(refused("read the boot CPU's system registers"))?;
-    set_sregs(&mut sregs, entry, x2apic);
+    set_sregs(&mut sregs, entry);
     cpu.set_sregs(&sregs)
         .map_err(refused("set the boot CPU's system registers"))?;
     cpu.set_regs(&regs(entry))
         .map_err(refused("set the boot CPU's registers"))
 }
 
-fn set_sregs(sregs: &mut kvm_sregs, entry: &Entry, x2apic: bool) {
+fn set_sregs(sregs: &mut kvm_sregs, entry: &Entry) {
     let data = segment(DATA_SELECTOR, DATA);
     sregs.cs = code_segment(entry);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
@@ -156,10 +154,6 @@ fn set_sregs(sregs: &mut kvm_sregs, entry: &Entry, x2apic: bool) {
             sregs.cr3 = PAGE_TABLES;
             sregs.cr4 = CR4_PAE;
             sregs.efer = EFER_LME | EFER_LMA;
-            if x2apic {
-                // Linux stays in the mode it finds: from the first interrupt on, no access to the APIC has to be decoded.
-                sregs.apic_base |= APIC_BASE_ENABLE | APIC_BASE_X2APIC;
-            }
         }
         Entry::Pvh { .. } => {
             sregs.cr0 = CR0_PE | CR0_ET | CR0_NE;

@@ -43,19 +43,18 @@ pub(super) struct Facts<'a> {
 /// The bytes of the zero page.
 pub(super) fn build(facts: &Facts<'_>) -> [u8; LEN] {
     let mut page = [0; LEN];
-    match facts.setup_header {
-        Some(header) => put(
+    if let Some(header) = facts.setup_header {
+        put(
             &mut page,
             SETUP_HEADER,
             header.get(..SETUP_HEADER_END - SETUP_HEADER).unwrap_or(header),
-        ),
-        None => {
-            // An ELF image brings no header: these make it a zero page of protocol 2.12.
-            put(&mut page, BOOT_FLAG, &0xaa55u16.to_le_bytes());
-            put(&mut page, MAGIC, b"HdrS");
-            put(&mut page, VERSION, &0x20cu16.to_le_bytes());
-            put(&mut page, KERNEL_ALIGNMENT, &0x20_0000u32.to_le_bytes());
-        }
+        );
+    } else {
+        // An ELF image brings no header: these make it a zero page of protocol 2.12.
+        put(&mut page, BOOT_FLAG, &0xaa55u16.to_le_bytes());
+        put(&mut page, MAGIC, b"HdrS");
+        put(&mut page, VERSION, &0x20cu16.to_le_bytes());
+        put(&mut page, KERNEL_ALIGNMENT, &0x20_0000u32.to_le_bytes());
     }
     put(&mut page, TYPE_OF_LOADER, &[UNDEFINED_LOADER]);
     put(&mut page, CMD_LINE_PTR, &(CMDLINE as u32).to_le_bytes());

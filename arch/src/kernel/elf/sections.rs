@@ -14,24 +14,12 @@ const NOBITS: u32 = 8;
 const ALLOC: u64 = 2;
 /// Zeros shorter than this are loaded rather than making one more segment.
 const SMALL_GAP: u64 = 0x1000;
-/// Cold sections smaller than this are not worth a segment of their own.
-const SMALL_COLD: u64 = 0x1_0000;
-/// What a booting Linux hardly reads: type information for BPF, and the unwind rules (their index is read at boot).
-const COLD: [&[u8]; 2] = [b".BTF", b".orc_unwind"];
 /// Work space that Linux reserves in the image for encrypting itself (`arch/x86/mm/mem_encrypt_identity.c`); it is
 /// always written before it is read.
 const SCRATCH: &[u8] = b".init.scratch";
 
-/// A section with content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Section {
-    /// Bytes within the image.
-    image: Range<u64>,
-    cold: bool,
-}
-
-/// The sections with content, sorted by their place in the image; empty where there are none or they make no sense.
-pub(super) fn read(image: &Image<'_, impl ReadAt + ?Sized>, header: &[u8]) -> Vec<Section> {
+/// The bytes of sections with content, sorted by their place in the image; empty where there are none or they make no sense.
+pub(super) fn read(image: &Image<'_, impl ReadAt + ?Sized>, header: &[u8]) -> Vec<Range<u64>> {
     let (at, size, count) = (u64_at(header, 40), usize::from(u16_at(header, 58)), u16_at(header, 60));
     if size != SECTION_HEADER_LEN || count > MAX_SECTIONS {
         return Vec::new();
@@ -51,13 +39,10 @@ pub(super) fn read(image: &Image<'_, impl ReadAt + ?Sized>, header: &[u8]) -> Ve
         };
         let name = name_at(&names, u32_at(entry, 0));
         if name != SCRATCH {
-            sections.push(Section {
-                image: offset..end,
-                cold: COLD.contains(&name) && size >= SMALL_COLD,
-            });
+            sections.push(offset..end);
         }
     }
-    sections.sort_by_key(|section| section.image.start);
+    sections.sort_by_key(|section| section.start);
     sections
 }
 
@@ -81,30 +66,24 @@ fn name_at(names: &[u8], at: u32) -> &[u8] {
 }
 
 /// The parts of `program` that have content, as far as its sections tell.
-pub(super) fn clip(program: &Program, sections: &[Section]) -> Vec<Segment> {
+pub(super) fn clip(program: &Program, sections: &[Range<u64>]) -> Vec<Segment> {
     let whole = Segment {
         image: program.image.clone(),
         at: program.at,
-        cold: false,
     };
     if whole.image.is_empty() {
         return Vec::new();
     }
-    let mut parts: Vec<Section> = Vec::new();
+    let mut parts: Vec<Range<u64>> = Vec::new();
     for section in sections {
-        let image = section.image.start.max(program.image.start)..section.image.end.min(program.image.end);
+        let image = section.start.max(program.image.start)..section.end.min(program.image.end);
         if image.is_empty() {
             continue;
         }
         match parts.last_mut() {
-            Some(last) if image.start < last.image.end => return vec![whole],
-            Some(last) if last.cold == section.cold && image.start - last.image.end < SMALL_GAP => {
-                last.image.end = image.end;
-            }
-            _ => parts.push(Section {
-                image,
-                cold: section.cold,
-            }),
+            Some(last) if image.start < last.end => return vec![whole],
+            Some(last) if image.start - last.end < SMALL_GAP => last.end = image.end,
+            _ => parts.push(image),
         }
     }
     if parts.is_empty() {
@@ -113,10 +92,6 @@ pub(super) fn clip(program: &Program, sections: &[Section]) -> Vec<Segment> {
     let at = |image: &Range<u64>| program.at + (image.start - program.image.start);
     parts
         .into_iter()
-        .map(|part| Segment {
-            at: at(&part.image),
-            image: part.image,
-            cold: part.cold,
-        })
+        .map(|image| Segment { at: at(&image), image })
         .collect()
 }
