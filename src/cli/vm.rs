@@ -128,12 +128,8 @@ impl Run {
             eprintln!("coracle: the guest's console is at {}", pty.display());
         }
         let signals = SignalStop::watch(signals, &vm)?;
-        // A signal may have stopped it already.
-        if let Err(error) = vm.start()
-            && signals.exit_code().is_none()
-        {
-            return Err(error.into());
-        }
+        // Refused only if a signal or an escape key has stopped it already; what became of it says its outcome.
+        let _ = vm.start();
         let outcome = vm.wait();
         if let Some(code) = signals.exit_code() {
             return Ok(code);

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 use super::run::LIMIT;
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr},
 };
@@ -73,6 +74,9 @@ impl Terminal {
 
     /// What programs have written to it since the last call; waits for some.
     pub fn read(&mut self) -> Vec<u8> {
+        let limit = LIMIT.try_into().unwrap();
+        let ready = poll(&mut [PollFd::new(&self.person, PollFlags::IN)], Some(&limit)).unwrap();
+        assert!(ready > 0, "nothing was written to the terminal for {LIMIT:?}");
         let mut bytes = vec![0; 4096];
         let n = self.person.read(&mut bytes).unwrap();
         bytes.truncate(n);
