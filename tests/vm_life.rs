@@ -22,7 +22,7 @@ use std::{
 };
 use support::{
     run::{LIMIT, Run, bundle},
-    tiny::{Folder, Program, kernel},
+    tiny::{Folder, Program, kernel, pattern},
 };
 
 /// A VM of this process whose guest runs a command, with its console in a file.
@@ -148,4 +148,22 @@ fn a_failing_first_program_has_its_own_code_and_says_why() {
         .end()
         .code(160)
         .says("coracle: PID 1 of the guest failed: `coracle.role=nobody` is no role");
+}
+
+/// The VMM loads whatever it is given as an initrd; what becomes of it is the kernel's affair, and is told.
+#[test]
+fn a_truncated_or_foreign_initrd_ends_in_a_panic_that_is_told() {
+    let folder = Folder::new("initrds");
+    let whole = fs::read(bundle().join("initramfs")).unwrap();
+    let initrd = folder.join("initrd");
+    for bytes in [&whole[..200], &pattern(1 << 10)] {
+        fs::write(&initrd, bytes).unwrap();
+        Run::new(["vm", "run", "--memory", "128M", "--kernel"])
+            .arg(bundle().join("kernel"))
+            .arg("--initrd")
+            .arg(&initrd)
+            .end()
+            .code(158)
+            .says("coracle: the guest's kernel panicked: VFS: Unable to mount root fs");
+    }
 }
