@@ -70,7 +70,7 @@ fn typed_lines_arrive_one_by_one() {
 /// Typed ahead of the boot, and far more than all buffers on the way hold.
 #[test]
 fn pasted_input_arrives_intact_though_it_comes_before_the_guest_listens() {
-    let pasted = pattern(1 << 10);
+    let pasted = pattern(1 << 8); // 16 KiB
     let script = format!("stty raw -echo; head -c {} | sha256sum", pasted.len());
     let mut running = Run::guest(&[], &script).stdin(Stdio::piped()).start();
     running.type_in(&pasted);
