@@ -1,5 +1,12 @@
 //! What the command line says of bad input, before anything needs KVM: one message on standard error, nothing on
 //! standard output, the exit code of its class.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 mod support {
     pub mod run;
     pub mod tiny;

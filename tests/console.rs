@@ -1,5 +1,12 @@
 //! The operator's end of the serial port, with guests of a few instructions: megabytes each way, readers that are slow,
 //! late or gone, every kind of input, and the terminal as it was on every way out.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 mod support {
     pub mod run;
     pub mod terminal;

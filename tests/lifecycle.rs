@@ -1,4 +1,11 @@
 //! A VM as a value: started, paused, reset, stopped and dropped, with guests of a few instructions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 mod support {
     pub mod tiny;
 }
@@ -159,7 +166,9 @@ fn more_vcpus_than_kvm_has_are_refused_with_its_limit() {
 fn several_vms_run_side_by_side() {
     let folder = Folder::new("several");
     let spinning: Vec<_> = (0..4).map(|_| vm(&folder, Program::Spin)).collect();
-    spinning.iter().for_each(|vm| vm.start().unwrap());
+    for vm in &spinning {
+        vm.start().unwrap();
+    }
     let short = vm(&folder, Program::PowerOff);
     short.start().unwrap();
     assert_eq!(short.wait_timeout(LIMIT), Some(Outcome::PoweredOff));

@@ -1,4 +1,11 @@
 //! Boots of a stock kernel: every protocol, sizes of the machine, the command line, the command's output and exit code.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 mod support {
     pub mod run;
     pub mod tiny;

@@ -2,6 +2,13 @@
 //! keys of the operator's terminal work. Each byte costs an emulated host close to a millisecond when it is busy, so the
 //! megabytes are sent by tiny guests (`console.rs`), and here goes what shows the driver's rules: many times its
 //! buffers, and those of the terminal layer.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 mod support {
     pub mod run;
     pub mod terminal;
@@ -16,12 +23,13 @@ use support::{
 };
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits: Vec<_> = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }
 
 /// The lines `1`, `2` and so on.
 fn numbers(last: u32) -> String {
-    (1..=last).map(|n| format!("{n}\n")).collect()
+    (1..=last).map(|n| n.to_string() + "\n").collect()
 }
 
 /// More than a terminal and the VMM's buffer hold together, so that the driver has to wait for room.

@@ -1,4 +1,11 @@
 //! The ways in which a stock kernel ends or starts again: reboot, power-off, power button, panic, a failing PID 1.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 mod support {
     pub mod run;
     pub mod tiny;
@@ -28,8 +35,9 @@ use support::{
 /// A VM of this process whose guest runs a command, with its console in a file.
 fn spec(folder: &Path, command: &str) -> (VmSpec, PathBuf) {
     let bundle = bundle();
+    let bundle = bundle.display();
     let config = format!(
-        r#"{{"boot-source": {{"kernel_bundle": {bundle:?}, "command": {command}}},
+        r#"{{"boot-source": {{"kernel_bundle": "{bundle}", "command": {command}}},
             "machine-config": {{"vcpu_count": 1, "mem_size_mib": 128}}}}"#
     );
     let mut spec = config::parse(&config).unwrap();

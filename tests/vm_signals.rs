@@ -1,4 +1,11 @@
 //! A VMM that is told to end, or killed, at any moment of a boot leaves nothing behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 mod support {
     pub mod run;
     pub mod terminal;

@@ -4,9 +4,14 @@ use vm_memory::Bytes;
 
 const MIB: u64 = 1 << 20;
 
-fn ram(ranges: Vec<Range<u64>>, huge_pages: HugePages) -> Result<GuestRam, MemoryError> {
+/// One region from address 0.
+fn low(bytes: u64, huge_pages: HugePages) -> Result<GuestRam, MemoryError> {
+    ram(std::slice::from_ref(&(0..bytes)), huge_pages)
+}
+
+fn ram(ranges: &[Range<u64>], huge_pages: HugePages) -> Result<GuestRam, MemoryError> {
     let bytes = ranges.iter().map(|r| r.end - r.start).sum();
-    GuestRam::reserve(MemorySpec { bytes, huge_pages }, ranges)
+    GuestRam::reserve(MemorySpec { bytes, huge_pages }, ranges.to_vec())
 }
 
 /// An anonymous file with these bytes.
@@ -30,7 +35,7 @@ fn chain(error: MemoryError) -> String {
 #[test]
 fn huge_pages_of_guest_and_host_fall_together() {
     for huge_pages in [HugePages::None, HugePages::Transparent] {
-        let ram = ram(vec![0..MIB, 4 << 30..(4 << 30) + 3 * MIB], huge_pages).unwrap();
+        let ram = ram(&[0..MIB, 4 << 30..(4 << 30) + 3 * MIB], huge_pages).unwrap();
         for range in ram.ranges() {
             let host = ram.view().get_slice(GuestAddress(range.start), 1).unwrap();
             assert_eq!(host.ptr_guard().as_ptr() as u64 % HUGE, 0);
@@ -45,7 +50,7 @@ fn huge_pages_of_guest_and_host_fall_together() {
 
 #[test]
 fn bytes_of_a_file_are_copied_to_their_place_and_nowhere_else() {
-    let ram = ram(vec![0..MIB], HugePages::None).unwrap();
+    let ram = low(MIB, HugePages::None).unwrap();
     let file = file(b"0123456789");
     ram.copy_in("the kernel", &file, 2..7, 0x1001).unwrap();
     assert_eq!(read(&ram, 0x1000, 7), b"\x0023456\x00");
@@ -55,7 +60,7 @@ fn bytes_of_a_file_are_copied_to_their_place_and_nowhere_else() {
 
 #[test]
 fn what_does_not_fit_or_is_not_there_is_refused() {
-    let ram = ram(vec![0..MIB], HugePages::None).unwrap();
+    let ram = low(MIB, HugePages::None).unwrap();
     let file = file(&[1; 8192]);
     for at in [MIB - 8191, MIB, u64::MAX - 100] {
         let error = ram.copy_in("the initrd", &file, 0..8192, at).unwrap_err();
@@ -70,7 +75,7 @@ fn what_does_not_fit_or_is_not_there_is_refused() {
 
 #[test]
 fn mapped_pages_show_the_file_and_keep_writes_to_themselves() {
-    let ram = ram(vec![0..MIB], HugePages::None).unwrap();
+    let ram = low(MIB, HugePages::None).unwrap();
     let mut file = file(&[vec![1; 4096], vec![2; 4096], vec![3; 4096]].concat());
     ram.map_in("the kernel", &file, 4096..3 * 4096, 0x10000).unwrap();
     assert_eq!(read(&ram, 0x10000 - 1, 2), [0, 2]);
@@ -84,14 +89,14 @@ fn mapped_pages_show_the_file_and_keep_writes_to_themselves() {
 
 #[test]
 fn memory_that_the_host_lacks_is_refused_with_the_way_out() {
-    let error = ram(vec![0..1 << 55], HugePages::None).unwrap_err();
+    let error = low(1 << 55, HugePages::None).unwrap_err();
     let text = error.to_string();
     assert!(
         text.contains("cannot reserve 34359738368 MiB") && text.contains("mem_size_mib"),
         "{text}"
     );
     // More pages than any pool has.
-    let error = ram(vec![0..1 << 46], HugePages::Hugetlb2M).unwrap_err();
+    let error = low(1 << 46, HugePages::Hugetlb2M).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("vm.nr_hugepages=33554432"), "{text}");
 }

@@ -132,7 +132,13 @@ impl Run {
 
 /// What a process has written so far.
 #[derive(Clone, Default)]
-struct Stream(Arc<(Mutex<(Vec<u8>, bool)>, Condvar)>);
+struct Stream(Arc<(Mutex<Written>, Condvar)>);
+
+#[derive(Default)]
+struct Written {
+    bytes: Vec<u8>,
+    ended: bool,
+}
 
 impl Stream {
     fn fill_from(&self, mut source: impl Read + Send + 'static) -> JoinHandle<()> {
@@ -143,8 +149,8 @@ impl Stream {
                 let n = source.read(&mut chunk).unwrap_or(0);
                 let (state, changed) = &*stream.0;
                 let mut state = state.lock().unwrap();
-                state.0.extend_from_slice(&chunk[..n]);
-                state.1 |= n == 0;
+                state.bytes.extend_from_slice(&chunk[..n]);
+                state.ended |= n == 0;
                 changed.notify_all();
                 if n == 0 {
                     return;
@@ -156,14 +162,16 @@ impl Stream {
     /// Waits until `enough` is content with what came; `false` if the stream ended before.
     fn wait(&self, enough: impl Fn(&[u8]) -> bool) -> bool {
         let (state, changed) = &*self.0;
-        let wait = changed.wait_timeout_while(state.lock().unwrap(), LIMIT, |(bytes, ended)| !enough(bytes) && !*ended);
+        let wait = changed.wait_timeout_while(state.lock().unwrap(), LIMIT, |state| {
+            !enough(&state.bytes) && !state.ended
+        });
         let (state, timeout) = wait.unwrap();
         assert!(!timeout.timed_out(), "nothing came for {LIMIT:?}");
-        enough(&state.0)
+        enough(&state.bytes)
     }
 
     fn bytes(&self) -> Vec<u8> {
-        self.0.0.lock().unwrap().0.clone()
+        self.0.0.lock().unwrap().bytes.clone()
     }
 }
 

@@ -116,7 +116,7 @@ fn a_target_that_is_gone_holds_up_nobody() {
 #[test]
 fn no_target_takes_everything() {
     let output = Output::new(None, WhenFull::DropOldest, Box::new(|_| {})).unwrap();
-    assert_eq!(output.put(&[b'x'; 100_000]), 100_000);
+    assert_eq!(output.put(&vec![b'x'; 100_000]), 100_000);
     assert!(output.has_room());
 }
 
