@@ -16,6 +16,8 @@ use coracle_devices::{
     gpio::Gpio,
     i8042::I8042,
     irq::IrqLine,
+    pci_ports::PciPorts,
+    pvpanic::Pvpanic,
     rtc::Rtc,
     serial::Serial,
 };
@@ -125,7 +127,9 @@ impl<'a> Board<'a> {
                     self.power_button = Some(PowerButton::Gpio(gpio.clone()));
                     self.plug("the power button", part, gpio)?;
                 }
-                PartKind::AcpiPower => self.plug("the power registers", part, Arc::new(AcpiPower::default()))?,
+                PartKind::AcpiPower => self.plug("the power registers", part, Arc::new(AcpiPower))?,
+                PartKind::PciPorts => self.plug("the PCI ports", part, Arc::new(PciPorts::default()))?,
+                PartKind::PanicNotifier => self.plug("the panic notifier", part, Arc::new(Pvpanic))?,
                 PartKind::I8042 => self.plug("the reset line", part, Arc::new(I8042::default()))?,
             }
         }

@@ -14,7 +14,6 @@ use rustix::fs::MemfdFlags;
 use std::{
     fs::File,
     io::{self, Write},
-    num::NonZero,
     ops::Range,
     panic::resume_unwind,
     path::{Path, PathBuf},
@@ -182,7 +181,7 @@ impl Boot {
             let too_big = || BootError::InitrdTooBig {
                 mib: initrd.length.div_ceil(1 << 20),
             };
-            let at = Host::initrd_address(ram.ranges(), self.image.end(), initrd.length).ok_or_else(too_big)?;
+            let at = Host::initrd_address(ram.ranges(), &self.image.span, initrd.length).ok_or_else(too_big)?;
             copies.extend(pieces("the initrd", &initrd.file, 0..initrd.length, at));
             place = Some(at..at + initrd.length);
         }
@@ -239,7 +238,9 @@ fn copy_all(ram: &GuestRam, copies: &[Copy<'_>]) -> Result<(), MemoryError> {
         }
         Ok(())
     };
-    let helpers = thread::available_parallelism().map_or(1, NonZero::get).min(COPIERS) - 1;
+    // Not available_parallelism: it asks for cgroup quotas, and the kernel keeps its cgroup lock while it creates a VM.
+    let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize);
+    let helpers = cpus.clamp(1, COPIERS) - 1;
     thread::scope(|scope| {
         // A thread that cannot be had is one fewer to copy.
         let helpers: Vec<_> = (0..helpers)

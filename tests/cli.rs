@@ -178,7 +178,7 @@ fn bad_arguments_have_a_code_of_their_own() {
         &["vm", "fly"],
         &["no-such-verb"],
     ] {
-        let errors = refusal(Run::new(arguments).end(), BAD_ARGUMENTS);
+        let errors = refusal(Run::new(arguments.iter().copied()).end(), BAD_ARGUMENTS);
         assert!(!errors.is_empty(), "{arguments:?}");
     }
 }
@@ -211,7 +211,7 @@ fn help_version_and_schema_go_to_standard_output() {
         &["vm", "run", "--help"],
         &["vm", "schema"],
     ] {
-        let ended = Run::new(arguments).end().code(0);
+        let ended = Run::new(arguments.iter().copied()).end().code(0);
         assert!(!ended.console.is_empty() && ended.errors.is_empty(), "{arguments:?}");
     }
     let schema = Run::new(["vm", "schema"]).end().console;

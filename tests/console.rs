@@ -89,10 +89,10 @@ fn standard_streams_may_be_closed() {
             .arg(kernel(&folder, Program::Pattern(64)))
             .end()
     };
-    let ended = shell("exec \"$0\" vm run --memory 32M --cmdline '' --kernel \"$1\" <&-").code(0);
+    let ended = shell("exec \"$0\" vm run --host kvm --memory 32M --cmdline '' --kernel \"$1\" <&-").code(0);
     assert!(ended.console == pattern(64));
-    shell("exec \"$0\" vm run --memory 32M --cmdline '' --kernel \"$1\" <&- >&-").code(0);
-    shell("exec \"$0\" vm run --memory 32M --cmdline '' --kernel \"$1\" >&- 2>&-").code(0);
+    shell("exec \"$0\" vm run --host kvm --memory 32M --cmdline '' --kernel \"$1\" <&- >&-").code(0);
+    shell("exec \"$0\" vm run --host kvm --memory 32M --cmdline '' --kernel \"$1\" >&- 2>&-").code(0);
 }
 
 /// Many times what any buffer on the way holds; what the guest has not read yet waits in the pipe.

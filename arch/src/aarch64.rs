@@ -54,8 +54,8 @@ impl Arch for Aarch64 {
         layout::memory_ranges(bytes)
     }
 
-    fn initrd_address(ram: &[Range<u64>], kernel_end: u64, size: u64) -> Option<u64> {
-        layout::initrd_address(ram, kernel_end, size)
+    fn initrd_address(ram: &[Range<u64>], kernel: &Range<u64>, size: u64) -> Option<u64> {
+        layout::initrd_address(ram, kernel.end, size)
     }
 
     /// The GIC's device first, for it decides how many vCPUs there may be; its registers last, for they depend on them.

@@ -59,8 +59,8 @@ pub trait Arch {
 
     /// Guest-physical ranges that hold `bytes` of RAM, sorted, split around the MMIO gap.
     fn memory_ranges(bytes: u64) -> Vec<Range<u64>>;
-    /// Where an initrd of `size` bytes goes, page-aligned, in RAM and clear of the kernel, which ends at `kernel_end`.
-    fn initrd_address(ram: &[Range<u64>], kernel_end: u64, size: u64) -> Option<u64>;
+    /// Where an initrd of `size` bytes goes, page-aligned, in RAM and clear of `kernel`.
+    fn initrd_address(ram: &[Range<u64>], kernel: &Range<u64>, size: u64) -> Option<u64>;
     /// Creates the interrupt controller and `count` vCPUs, in the order that this architecture wants.
     fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u32) -> Result<(Self::Irqchip, Vec<VcpuFd>), ArchError>;
     /// Writes the hardware description and the boot parameters into guest memory.

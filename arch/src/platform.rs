@@ -39,6 +39,10 @@ pub enum PartKind {
     Gpio,
     /// ACPI sleep-control, sleep-status and reset registers (hardware-reduced ACPI).
     AcpiPower,
+    /// The configuration ports of a PCI bus that holds a host bridge alone.
+    PciPorts,
+    /// A pvpanic register, by which the guest's kernel tells of its panic.
+    PanicNotifier,
     /// The reset line of an i8042 keyboard controller, and nothing else of it.
     I8042,
 }

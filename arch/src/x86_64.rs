@@ -84,6 +84,20 @@ impl Arch for X86_64 {
             size: 0x1000,
             gsi: Some(5),
         },
+        Part {
+            kind: PartKind::PanicNotifier,
+            space: Space::Mmio,
+            base: layout::PVPANIC,
+            size: 4,
+            gsi: None,
+        },
+        Part {
+            kind: PartKind::PciPorts,
+            space: Space::Pio,
+            base: 0xcf8,
+            size: 8,
+            gsi: None,
+        },
     ];
     /// Spares the guest what is pointless on such a machine: testing its crypto algorithms at every start (two thirds of
     /// Debian's whole boot), PCI's first mechanism and two more UARTs than the board has.
@@ -97,8 +111,8 @@ impl Arch for X86_64 {
         memory_map::ranges(bytes)
     }
 
-    fn initrd_address(ram: &[Range<u64>], kernel_end: u64, size: u64) -> Option<u64> {
-        memory_map::initrd_address(ram, kernel_end, size)
+    fn initrd_address(ram: &[Range<u64>], kernel: &Range<u64>, size: u64) -> Option<u64> {
+        memory_map::initrd_address(ram, kernel, size)
     }
 
     fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u32) -> Result<(Irqchip, Vec<VcpuFd>), ArchError> {

@@ -8,6 +8,7 @@ pub mod ged;
 pub mod gpio;
 pub mod i8042;
 pub mod irq;
+pub mod pci_ports;
 mod primecell;
 pub mod pvpanic;
 pub mod rtc;

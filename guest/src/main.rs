@@ -5,6 +5,7 @@
 mod boot;
 mod command;
 mod console;
+mod host_agent;
 mod power;
 mod report;
 mod sys;
@@ -60,6 +61,7 @@ fn main() {
     let line = boot::mount_proc().and_then(|()| boot::cmdline());
     let end = line.and_then(|line| match line.value(cmdline::ROLE) {
         None => run_guest(init, &line),
+        Some("host") => host_agent::run(),
         Some(role) => Err(GuestError::Role(role.to_string())),
     });
     if let Err(error) = end {

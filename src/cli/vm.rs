@@ -1,14 +1,14 @@
 //! `coracle vm`: run, check and describe microVMs.
-use super::{Failure, Outcome, exit, logger};
+use super::{Failure, Outcome, exit, host::parse_arch, logger};
 use clap::{Args, Subcommand, ValueEnum};
 use coracle::{
     builder,
     config::{
         self,
         raw::{self, VmConfig},
-        spec::VmSpec,
     },
     event,
+    host::{HostArch, HostChoice},
     vm::Vm,
 };
 use signal_hook::{
@@ -25,6 +25,8 @@ use std::{
     },
     thread,
 };
+
+mod emulated;
 
 /// The verbs of `coracle vm`.
 #[derive(Debug, Subcommand)]
@@ -81,6 +83,13 @@ pub(crate) struct Run {
     /// What a reboot of the guest does
     #[arg(long, value_enum, value_name = "WHAT")]
     on_reboot: Option<OnReboot>,
+    /// Where to run: on this machine's KVM, in the emulated host, or as fits (auto: in the emulated host if this
+    /// machine has no KVM that runs a stock kernel)
+    #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = clap::value_parser!(HostChoice))]
+    host: HostChoice,
+    /// Architecture of the VM [default: this machine's]
+    #[arg(long, value_name = "ARCH", value_parser = parse_arch)]
+    arch: Option<HostArch>,
     /// Most verbose level of log records on standard error, or in the config's log file
     #[arg(long, value_name = "LEVEL", default_value = "warn", env = "CORACLE_LOG")]
     log_level: log::LevelFilter,
@@ -119,7 +128,19 @@ fn bad_config(error: config::ConfigError) -> Failure {
 
 impl Run {
     fn run(self) -> Outcome {
-        let spec = self.spec()?;
+        let raw = self.config()?;
+        let spec = config::check(&raw).map_err(bad_config)?;
+        let arch = self.arch.or(HostArch::native()).unwrap_or(HostArch::X86_64);
+        if self.host.is_emulated(arch) {
+            return emulated::run(arch, &raw, self.log_level);
+        }
+        if !arch.is_native() {
+            let text = format!(
+                "a VM for {} cannot run on this machine's KVM; leave out --host kvm",
+                arch.name()
+            );
+            return Err(Failure::new(exit::BAD_ARGUMENTS, text));
+        }
         logger::install(spec.logger.as_ref(), self.log_level)?;
         // Before the console: from its raw mode on, a signal must find someone who restores the terminal.
         let signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
@@ -145,7 +166,7 @@ impl Run {
     }
 
     /// The config file, with the options over it.
-    fn spec(&self) -> Result<VmSpec, Failure> {
+    fn config(&self) -> Result<VmConfig, Failure> {
         let mut raw = match &self.file {
             Some(file) => config::read(&read(file)?).map_err(bad_config)?,
             None if self.kernel.is_none() && self.bundle.is_none() => {
@@ -157,7 +178,7 @@ impl Run {
             None => VmConfig::default(),
         };
         self.apply(&mut raw);
-        config::check(&raw).map_err(bad_config)
+        Ok(raw)
     }
 
     fn apply(&self, raw: &mut VmConfig) {

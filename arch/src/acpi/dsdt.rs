@@ -24,8 +24,9 @@ pub(super) fn table(parts: &[Part]) -> Sdt {
             PartKind::Console => serial(&mut aml, "_SB_.COM1", 1, part),
             PartKind::AgentPort => serial(&mut aml, "_SB_.COM2", 2, part),
             PartKind::Ged => event_device(&mut aml, part),
+            PartKind::PanicNotifier => panic_notifier(&mut aml, part),
             // The FADT has it, or Linux does not ask ACPI for it, or it is another architecture's.
-            PartKind::AcpiPower | PartKind::I8042 | PartKind::Rtc | PartKind::Gpio => {}
+            PartKind::AcpiPower | PartKind::I8042 | PartKind::PciPorts | PartKind::Rtc | PartKind::Gpio => {}
         }
     }
     let mut table = sdt(*b"DSDT", 2);
@@ -88,6 +89,19 @@ fn event_device(aml: &mut Vec<u8>, part: &Part) {
                     &If::new(&And::new(&ZERO, &Local(0), &ONE), vec![&Notify::new(&button, &PRESSED)]),
                 ],
             ),
+        ],
+    )
+    .to_aml_bytes(aml);
+}
+
+/// A pvpanic register, by the name that Linux's driver knows.
+fn panic_notifier(aml: &mut Vec<u8>, part: &Part) {
+    let window = window(part);
+    Device::new(
+        "_SB_.PEVT".into(),
+        vec![
+            &Name::new("_HID".into(), &"QEMU0001"),
+            &resources(window.as_ref(), None),
         ],
     )
     .to_aml_bytes(aml);

@@ -222,7 +222,7 @@ fn name(part: &Part) -> String {
         PartKind::Console | PartKind::AgentPort => "serial",
         PartKind::Rtc => "rtc",
         PartKind::Gpio => "gpio",
-        PartKind::Ged | PartKind::AcpiPower | PartKind::I8042 => "device",
+        _ => "device",
     };
     format!("{generic}@{:x}", part.base)
 }

@@ -29,11 +29,14 @@ pub(super) fn ranges(bytes: u64) -> Vec<Range<u64>> {
     vec![0..MMIO_GAP.start, MMIO_GAP.end..MMIO_GAP.end + high]
 }
 
-/// The highest page-aligned place for an initrd that Linux can reach by every protocol.
-pub(super) fn initrd_address(ram: &[Range<u64>], kernel_end: u64, size: u64) -> Option<u64> {
-    let end = ram.first()?.end.min(INITRD_END);
-    let at = end.checked_sub(size)? / PAGE * PAGE;
-    (at >= kernel_end.max(HIGH_RAM)).then_some(at)
+/// The highest page-aligned place for an initrd that Linux can reach by every protocol; in a small guest that is below the
+/// kernel.
+pub(super) fn initrd_address(ram: &[Range<u64>], kernel: &Range<u64>, size: u64) -> Option<u64> {
+    let above = kernel.end.max(HIGH_RAM)..ram.first()?.end.min(INITRD_END);
+    [above, HIGH_RAM..kernel.start].into_iter().find_map(|room| {
+        let at = room.end.checked_sub(size)? / PAGE * PAGE;
+        (at >= room.start).then_some(at)
+    })
 }
 
 /// The memory map of a guest with this RAM.

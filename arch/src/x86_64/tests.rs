@@ -20,6 +20,9 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
 }
 
+/// Where Debian's kernel is.
+const KERNEL: std::ops::Range<u64> = 16 * MIB..62 * MIB;
+
 #[test]
 fn ram_is_split_around_the_gap_and_none_is_lost() {
     assert_eq!(ranges(32 * MIB), [0..32 * MIB]);
@@ -61,14 +64,20 @@ fn the_memory_map_is_sorted_disjoint_and_clear_of_the_gap() {
 #[test]
 fn the_initrd_is_as_high_as_linux_reaches_and_never_in_the_kernel() {
     assert_eq!(
-        initrd_address(&ranges(256 * MIB), 62 * MIB, 0x1801),
+        initrd_address(&ranges(256 * MIB), &KERNEL, 0x1801),
         Some(256 * MIB - 0x2000)
     );
-    assert_eq!(initrd_address(&ranges(5 * GIB), 62 * MIB, MIB), Some(2 * GIB - MIB));
-    assert_eq!(initrd_address(&ranges(64 * MIB), 62 * MIB, 2 * MIB), Some(62 * MIB));
-    assert_eq!(initrd_address(&ranges(64 * MIB), 62 * MIB, 2 * MIB + 1), None);
-    assert_eq!(initrd_address(&ranges(64 * MIB), 62 * MIB, u64::MAX), None);
-    assert_eq!(initrd_address(&[], 0, 0), None);
+    assert_eq!(initrd_address(&ranges(5 * GIB), &KERNEL, MIB), Some(2 * GIB - MIB));
+    assert_eq!(initrd_address(&ranges(64 * MIB), &KERNEL, 2 * MIB), Some(62 * MIB));
+    let below = Some(16 * MIB - 2 * MIB - 0x1000);
+    assert_eq!(
+        initrd_address(&ranges(64 * MIB), &KERNEL, 2 * MIB + 1),
+        below,
+        "below the kernel"
+    );
+    assert_eq!(initrd_address(&ranges(64 * MIB), &KERNEL, 15 * MIB + 1), None);
+    assert_eq!(initrd_address(&ranges(64 * MIB), &KERNEL, u64::MAX), None);
+    assert_eq!(initrd_address(&[], &KERNEL, 0), None);
 }
 
 #[test]
