@@ -25,7 +25,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::mpsc::Receiver,
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 use support::{
     run::{LIMIT, Run, bundle},
@@ -110,11 +111,17 @@ fn a_guest_that_powers_off_by_itself_ends_the_process_with_0() {
 #[test]
 fn the_power_button_ends_the_command_and_the_guest() {
     let folder = Folder::new("button");
-    let (spec, console) = spec(&folder, r#"["sleep", "1000"]"#);
+    let (spec, console) = spec(&folder, r#"["sh", "-c", "echo running; exec sleep 1000"]"#);
     let vm = build(spec).unwrap();
     let events = vm.events();
     vm.start().unwrap();
     wait_for(&events, &console, |event| matches!(event, Event::Ready(_)));
+    // A button pressed before the command is there would find nothing to end, and kill what it finds 2 s later.
+    let until = Instant::now() + LIMIT;
+    while !fs::read_to_string(&console).unwrap().contains("running\n") {
+        assert!(Instant::now() < until, "the command does not run");
+        thread::sleep(Duration::from_millis(10));
+    }
     vm.power_button().unwrap();
     wait_for(&events, &console, |event| *event == Event::PowerButton);
     assert_eq!(end(&vm), Outcome::Exited(128 + 15), "sleep ends by SIGTERM");
