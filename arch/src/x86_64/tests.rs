@@ -269,3 +269,13 @@ fn the_timer_mode_is_as_kvm_says() {
     normalise(&mut entries, Place { index: 0, count: 1 }, false);
     assert_eq!(find(&entries, 1, 0)[2] & 1 << 24, 0);
 }
+
+#[test]
+fn a_lone_cpu_has_no_x2apic_and_several_have() {
+    let x2apic = |count| {
+        let entries = normalised(b"AuthenticAMD", 0x10, Place { index: 0, count });
+        find(&entries, 1, 0)[2] & 1 << 21 != 0
+    };
+    assert!(!x2apic(1));
+    assert!(x2apic(2));
+}
