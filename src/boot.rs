@@ -218,7 +218,7 @@ fn pieces<'a>(what: &'static str, file: &'a File, bytes: Range<u64>, at: u64) ->
     std::iter::from_fn(move || {
         let to = at + (start - bytes.start);
         let end = bytes.end.min(start + (PIECE - to % PIECE));
-        let piece = (start < end).then(|| Copy {
+        let piece = (start < end).then_some(Copy {
             what,
             file,
             bytes: start..end,
@@ -362,7 +362,9 @@ fn compose_cmdline(spec: &BootSpec) -> Result<String, BootError> {
         });
         match end {
             Some(at) => cmdline.insert_str(at, &command),
-            None => cmdline = format!("{given} {}", command.trim_end()).trim_start().to_owned(),
+            None => format!("{given} {}", command.trim_end())
+                .trim_start()
+                .clone_into(&mut cmdline),
         }
     }
     let (length, limit) = (cmdline.len(), Host::MAX_CMDLINE);

@@ -1,11 +1,13 @@
 //! The command line: one module per verb, each with its arguments and a `run` that answers with an exit code.
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::{error::Error, process::ExitCode};
 
+mod completions;
 mod doctor;
 mod host;
 mod kernel;
 mod logger;
+mod man;
 mod vm;
 
 /// A light VMM on KVM: boots Linux microVMs from a JSON config.
@@ -29,6 +31,10 @@ enum Verb {
     Kernel(kernel::Kernel),
     /// Show what this machine can do, and the remedy for what it cannot
     Doctor(doctor::Doctor),
+    /// Print completions for a shell
+    Completions(completions::Completions),
+    /// Write the manual pages into a folder
+    Man(man::Man),
 }
 
 /// Exit codes beyond a guest command's own, as Firecracker counts them.
@@ -93,6 +99,8 @@ pub(crate) fn main() -> ExitCode {
         Verb::Host(verb) => host::run(verb),
         Verb::Kernel(verb) => kernel::run(verb),
         Verb::Doctor(verb) => doctor::run(&verb),
+        Verb::Completions(verb) => completions::run(&verb, Cli::command()),
+        Verb::Man(verb) => man::run(&verb, Cli::command()),
     };
     ExitCode::from(outcome.unwrap_or_else(|failure| {
         eprintln!("coracle: {}", failure.error);

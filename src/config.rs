@@ -6,6 +6,7 @@ mod error;
 mod hint;
 mod json;
 pub mod raw;
+mod shown;
 pub mod spec;
 
 pub use check::check;

@@ -6,7 +6,7 @@
 //! Host::connect… ────┘                 │ owns └─ control: ping, dial       ┘
 //!                                      └─ QEMU (dies with it)
 //! ```
-//! A detached process, the [`keeper`], owns QEMU and keeps it warm; clients come and go. The library never prints and
+//! A detached process, the keeper, owns QEMU and keeps it warm; clients come and go. The library never prints and
 //! never exits: progress goes to the caller's closure.
 use std::{
     env, fs, io,

@@ -19,3 +19,8 @@ mod memory;
 mod vcpu;
 pub mod vm;
 mod wake;
+
+/// Compiles the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

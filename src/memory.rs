@@ -96,7 +96,7 @@ pub(crate) struct GuestRam {
     /// Guest-physical ranges, sorted.
     ranges: Vec<Range<u64>>,
     /// What the view points into; dropped after it.
-    _mappings: Vec<Mapping>,
+    mappings: Vec<Mapping>,
 }
 
 impl GuestRam {
@@ -116,16 +116,12 @@ impl GuestRam {
             mappings.push(mapping);
         }
         let view = GuestMemoryMmap::from_regions(regions).map_err(|e| MemoryError::Layout(e.to_string()))?;
-        Ok(Self {
-            view,
-            ranges,
-            _mappings: mappings,
-        })
+        Ok(Self { view, ranges, mappings })
     }
 
     /// Shows the memory to the guest, one slot per range.
     pub(crate) fn attach(&self, vm: &VmFd) -> Result<(), MemoryError> {
-        for (slot, (range, mapping)) in (0..).zip(self.ranges.iter().zip(&self._mappings)) {
+        for (slot, (range, mapping)) in (0..).zip(self.ranges.iter().zip(&self.mappings)) {
             let region = kvm_userspace_memory_region {
                 slot,
                 flags: 0,

@@ -3,7 +3,7 @@
 //! Pure, on the caller's thread. It never asks the machine: whether files exist, how many vCPUs KVM allows or how
 //! long a command line may be is found out when the VM is built. What coracle cannot do yet is refused last, so that
 //! a config's own mistakes are told either way.
-use super::error::{ConfigError, quoted};
+use super::{error::ConfigError, shown::quoted};
 use super::{raw, spec};
 use log::LevelFilter;
 use spec::VmSpec;

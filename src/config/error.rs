@@ -1,6 +1,7 @@
 //! What is wrong with a config, as one message for the person who wrote it. Pure data; never names a source file.
 use super::hint;
 use super::json::{Issue, Problem};
+use super::shown::{join, printable};
 
 /// The first thing that is wrong with a config. Its text names the place, the value, the rule and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,37 +139,4 @@ impl From<Issue> for ConfigError {
             },
         }
     }
-}
-
-/// The path of `key` in the object at `at`.
-pub(super) fn join(at: &str, key: &str) -> String {
-    if at.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{at}.{key}")
-    }
-}
-
-/// Longest piece of a config, in characters, that a message repeats.
-const SHOWN: usize = 80;
-
-/// `text` for a message: in quotes, without control characters, not too long.
-pub(super) fn quoted(text: &str) -> String {
-    format!("\"{}\"", printable(text))
-}
-
-/// `text` without control characters and not too long.
-pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for (index, c) in text.chars().enumerate() {
-        match c {
-            _ if index == SHOWN => {
-                shown.push('…');
-                break;
-            }
-            '\'' => shown.push(c),
-            c => shown.extend(c.escape_debug()),
-        }
-    }
-    shown
 }

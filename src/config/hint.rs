@@ -1,6 +1,6 @@
 //! Suggestions for messages: the nearest key, the section where a key belongs, an example. Pure; asked only once
 //! something is wrong, and answered from the schema, so that nothing is written down twice.
-use super::error::printable;
+use super::shown::printable;
 use serde_json::Value;
 
 /// What people call things elsewhere, and the path of our key for it.

@@ -4,7 +4,7 @@
 //! reads the tree. Reading by ourselves rather than with `serde_json::from_str` gives errors as data ([`Issue`]):
 //! the path, the unknown key, the keys that are known there. It also refuses lists where objects belong, which
 //! derived code accepts.
-use super::error::{join, printable, quoted};
+use super::shown::{join, printable, quoted};
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, IntoDeserializer, MapAccess,
     SeqAccess, Unexpected, VariantAccess, Visitor, value::StrDeserializer,

@@ -138,7 +138,9 @@ impl Reader {
             Some(keys) => {
                 let (bytes, escapes) = keys.filter(bytes);
                 self.pending.extend(bytes);
-                escapes.into_iter().for_each(|escape| (self.on_escape)(escape));
+                for escape in escapes {
+                    (self.on_escape)(escape);
+                }
             }
         }
     }

@@ -68,7 +68,7 @@ impl Output {
     pub(crate) fn new(target: Option<OwnedFd>, when_full: WhenFull, on_panic: OnPanic) -> io::Result<Self> {
         let target = target.map(File::from);
         // A terminal promises room for few bytes only, a pipe for a page.
-        let chunk = if target.as_ref().is_some_and(|t| rustix::termios::isatty(t)) {
+        let chunk = if target.as_ref().is_some_and(rustix::termios::isatty) {
             256
         } else {
             4096

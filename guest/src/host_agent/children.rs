@@ -6,18 +6,22 @@
     unsafe_code,
     reason = "a session starts between fork and exec, and only waitid tells which child has ended"
 )]
-use super::{AgentError, command::size, step};
+use super::{AgentError, step};
 use coracle_protocol::agent::{Exec, Output, Window};
 use rustix::{
     fs::{Mode, OFlags},
     process::{Pid, Signal, WaitOptions, kill_process_group, waitpid},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
 };
 use std::{
     collections::HashMap,
     fs::{self, File},
     io,
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     process::{Child, Command, Stdio},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -114,7 +118,7 @@ impl Children {
         unlockpt(&ours)?;
         let name = ptsname(&ours, Vec::new())?;
         let theirs = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::termios::tcsetwinsize(&theirs, size(window))?;
+        set_size(&theirs, window)?;
         let theirs = File::from(theirs);
         command.stdin(theirs.try_clone()?);
         command.stdout(theirs.try_clone()?).stderr(theirs);
@@ -240,4 +244,15 @@ fn bury(shared: &Shared, pid: Pid) {
             .unwrap_or(255);
         let _ = ended.send(code);
     }
+}
+
+/// Tells a terminal how large it is.
+pub(super) fn set_size(terminal: impl AsFd, window: Window) -> io::Result<()> {
+    let size = Winsize {
+        ws_row: window.rows,
+        ws_col: window.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    Ok(tcsetwinsize(terminal, size)?)
 }

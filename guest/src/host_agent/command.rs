@@ -5,16 +5,15 @@
 //! goes away the command's process group is killed.
 use super::{
     Agent,
-    children::{Running, Streams},
+    children::{Running, Streams, set_size},
 };
 use coracle_protocol::{
-    agent::{CHUNK, Exec, Input, Output, STDIN_WINDOW, Window},
+    agent::{CHUNK, Exec, Input, Output, STDIN_WINDOW},
     frame,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::Signal,
-    termios::{Winsize, tcsetwinsize},
 };
 use std::{
     fs::File,
@@ -104,20 +103,11 @@ fn take_input(
         }
         Input::Window(window) => {
             if let Some(terminal) = terminal {
-                let _ = tcsetwinsize(terminal, size(window));
+                let _ = set_size(terminal, window);
             }
         }
     }
     true
-}
-
-pub(super) fn size(window: Window) -> Winsize {
-    Winsize {
-        ws_row: window.rows,
-        ws_col: window.columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    }
 }
 
 fn feed_stdin(

@@ -1,6 +1,6 @@
 //! Rules of custom CPU templates: numbers and bitmaps in strings. Pure, like all of `check`.
-use super::super::error::{ConfigError, quoted};
 use super::super::raw::{CpuConfig, CustomCpu};
+use super::super::{error::ConfigError, shown::quoted};
 
 /// Checks the form of a template; what a CPU can do is not asked here.
 pub(super) fn cpu_config(config: Option<&CpuConfig>) -> Result<(), ConfigError> {

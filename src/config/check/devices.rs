@@ -1,8 +1,11 @@
 //! Rules of devices: names, addresses, sizes and what must be there once. Pure, like all of `check`.
-use super::super::error::{ConfigError, join, quoted};
 use super::super::raw::{
     Balloon, Drive, MemoryHotplug, Metrics, MmdsConfig, NetworkInterface, Pmem, RateLimiter, TokenBucket, VmConfig,
     Vsock,
+};
+use super::super::{
+    error::ConfigError,
+    shown::{join, quoted},
 };
 use super::path;
 use std::{collections::HashMap, net::Ipv4Addr};

@@ -1,8 +1,8 @@
 //! What coracle cannot do yet: refused by name rather than ignored. Pure, like all of `check`.
 //!
 //! Each row here disappears with the change that brings the feature.
-use super::super::error::{ConfigError, quoted};
 use super::super::raw::{CpuTemplate, VmConfig};
+use super::super::{error::ConfigError, shown::quoted};
 
 /// A key that may ask for something that is missing.
 struct Gap {
