@@ -101,7 +101,9 @@ impl Arch for X86_64 {
     ];
     /// Spares the guest what is pointless on such a machine: testing its crypto algorithms at every start (two thirds of
     /// Debian's whole boot), PCI's first mechanism and two more UARTs than the board has.
-    const DEFAULT_CMDLINE: &'static str = "console=ttyS0 panic=-1 quiet cryptomgr.notests pci=noearly 8250.nr_uarts=2";
+    /// Resets by the keyboard controller: after a panic before user space the kernel does not reach the ACPI register.
+    const DEFAULT_CMDLINE: &'static str =
+        "console=ttyS0 reboot=k panic=-1 quiet cryptomgr.notests pci=noearly 8250.nr_uarts=2";
     /// `COMMAND_LINE_SIZE` is 2048, with the NUL.
     const MAX_CMDLINE: usize = 2047;
     type Irqchip = Irqchip;
