@@ -279,3 +279,6 @@ fn trim(raw: *mut libc::c_void, length: usize, padded: usize) -> *mut libc::c_vo
     }
     base
 }
+
+#[cfg(test)]
+mod tests;

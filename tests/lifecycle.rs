@@ -1,4 +1,11 @@
 //! A VM as a value: started, paused, reset, stopped and dropped, with guests of a few instructions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 mod support {
     pub mod tiny;
 }
@@ -123,10 +130,45 @@ fn refusals_name_the_operation_and_the_state() {
 }
 
 #[test]
+fn sixty_four_vcpus_start_pause_and_end() {
+    let folder = Folder::new("many");
+    let mut spec = spec(&folder, Program::Spin, SerialOutput::None);
+    spec.vcpus = 64;
+    let vm = build(spec).unwrap();
+    vm.start().unwrap();
+    let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let names = threads.filter_map(|t| fs::read_to_string(t.path().join("comm")).ok());
+    assert!(names.filter(|name| name.starts_with("vcpu")).count() >= 64);
+    for _ in 0..5 {
+        vm.pause().unwrap();
+        vm.resume().unwrap();
+    }
+    assert_eq!(vm.stop(), Outcome::Stopped);
+
+    fs::remove_file(folder.join("tiny")).unwrap();
+    let mut spec = support::tiny::spec(&folder, Program::PowerOff, SerialOutput::None);
+    spec.vcpus = 64;
+    let vm = build(spec).unwrap();
+    vm.start().unwrap();
+    assert_eq!(vm.wait_timeout(LIMIT), Some(Outcome::PoweredOff));
+}
+
+#[test]
+fn more_vcpus_than_kvm_has_are_refused_with_its_limit() {
+    let folder = Folder::new("too-many");
+    let mut spec = spec(&folder, Program::Spin, SerialOutput::None);
+    spec.vcpus = 100_000;
+    let text = build(spec).unwrap_err().to_string();
+    assert!(text.contains("100000") && text.contains("vcpu_count"), "{text}");
+}
+
+#[test]
 fn several_vms_run_side_by_side() {
     let folder = Folder::new("several");
     let spinning: Vec<_> = (0..4).map(|_| vm(&folder, Program::Spin)).collect();
-    spinning.iter().for_each(|vm| vm.start().unwrap());
+    for vm in &spinning {
+        vm.start().unwrap();
+    }
     let short = vm(&folder, Program::PowerOff);
     short.start().unwrap();
     assert_eq!(short.wait_timeout(LIMIT), Some(Outcome::PoweredOff));

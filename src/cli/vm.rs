@@ -142,12 +142,15 @@ impl Run {
             return Err(Failure::new(exit::BAD_ARGUMENTS, text));
         }
         logger::install(spec.logger.as_ref(), self.log_level)?;
+        // Before the console: from its raw mode on, a signal must find someone who restores the terminal.
+        let signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let vm = Arc::new(builder::build(spec).map_err(|error| Failure::new(exit::code_of(&error), error))?);
         if let Some(pty) = vm.console_pty() {
             eprintln!("coracle: the guest's console is at {}", pty.display());
         }
-        let signals = SignalStop::watch(&vm)?;
-        vm.start()?;
+        let signals = SignalStop::watch(signals, &vm)?;
+        // Refused only if a signal or an escape key has stopped it already; what became of it says its outcome.
+        let _ = vm.start();
         let outcome = vm.wait();
         if let Some(code) = signals.exit_code() {
             return Ok(code);
@@ -217,9 +220,9 @@ impl Run {
 struct SignalStop(Arc<AtomicI32>);
 
 impl SignalStop {
-    fn watch(vm: &Arc<Vm>) -> std::io::Result<Self> {
+    /// Obeys `signals`, also those that have come already.
+    fn watch(mut signals: Signals, vm: &Arc<Vm>) -> std::io::Result<Self> {
         let seen = Arc::new(AtomicI32::new(0));
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let (vm, noted) = (Arc::downgrade(vm), seen.clone());
         thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in &mut signals {

@@ -21,7 +21,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// Where Debian's kernel is.
-const KERNEL: std::ops::Range<u64> = 16 * MIB..62 * MIB;
+const KERNEL: Range<u64> = 16 * MIB..62 * MIB;
 
 #[test]
 fn ram_is_split_around_the_gap_and_none_is_lost() {
