@@ -10,6 +10,7 @@
 //! The thread takes no lock and never waits for another vCPU. A vCPU that is done has told its owner why; the owner
 //! decides what becomes of the others.
 #![allow(unsafe_code, reason = "signals a thread and duplicates the vCPU's descriptor")]
+use coracle_arch::{Arch, Host};
 use coracle_devices::bus::{Bus, Effect};
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
@@ -128,28 +129,30 @@ impl Vcpu {
     fn interrupted(&mut self) -> State {
         self.fd.set_kvm_immediate_exit(0);
         match self.commands.try_recv() {
-            Ok(command) => obey(command),
+            Ok(command) => self.obey(command),
             Err(TryRecvError::Empty) => State::Running,
             Err(TryRecvError::Disconnected) => State::Done(Exit::Asked(Effect::Shutdown)),
         }
     }
 
     fn wait(&mut self) -> State {
-        self.commands
-            .recv()
-            .map_or(State::Done(Exit::Asked(Effect::Shutdown)), obey)
-    }
-}
-
-fn obey(command: Command) -> State {
-    match command {
-        Command::Resume => State::Running,
-        Command::Pause(done) => {
-            // Whoever asked may have given up; the pause holds all the same.
-            let _ = done.send(());
-            State::Paused
+        match self.commands.recv() {
+            Ok(command) => self.obey(command),
+            Err(_) => State::Done(Exit::Asked(Effect::Shutdown)),
         }
-        Command::Stop => State::Done(Exit::Asked(Effect::Shutdown)),
+    }
+
+    fn obey(&self, command: Command) -> State {
+        match command {
+            Command::Resume => State::Running,
+            Command::Pause(done) => {
+                Host::paused(&self.fd);
+                // Whoever asked may have given up; the pause holds all the same.
+                let _ = done.send(());
+                State::Paused
+            }
+            Command::Stop => State::Done(Exit::Asked(Effect::Shutdown)),
+        }
     }
 }
 

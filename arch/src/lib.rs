@@ -70,6 +70,9 @@ pub trait Arch {
         cpus: &[VcpuFd],
         description: &Description<'_>,
     ) -> Result<Self::Entry, ArchError>;
+    /// Tells the guest, when it runs again, that vCPU `cpu` was stopped on purpose, so that its watchdogs keep quiet. Called
+    /// on the vCPU's thread, out of the guest.
+    fn paused(_cpu: &VcpuFd) {}
     /// Puts vCPU `index` of `count` into its initial state; `cpus[0]` starts at the entry, the others wait.
     fn set_up_cpu(kvm: &Kvm, cpu: &VcpuFd, index: u32, count: u32, entry: &Self::Entry) -> Result<(), ArchError>;
 }

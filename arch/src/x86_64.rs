@@ -184,6 +184,13 @@ impl Arch for X86_64 {
         Ok(entry)
     }
 
+    fn paused(cpu: &VcpuFd) {
+        // Refused for a guest that has not turned kvm-clock on; that one has no watchdog to quiet either.
+        if let Err(error) = cpu.kvmclock_ctrl() {
+            log::debug!("kvm-clock does not know of the pause: {error}");
+        }
+    }
+
     fn set_up_cpu(kvm: &Kvm, cpu: &VcpuFd, index: u32, count: u32, entry: &Entry) -> Result<(), ArchError> {
         cpus::set_up(kvm, cpu, cpuid::Place { index, count }, entry)
     }
