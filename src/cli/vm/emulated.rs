@@ -53,10 +53,7 @@ pub(super) fn run(arch: HostArch, config: &VmConfig, log_level: LevelFilter) -> 
         ]
         .map(str::to_owned)
         .to_vec(),
-        files_in: files_in
-            .iter()
-            .map(|path| std::path::absolute(path))
-            .collect::<io::Result<_>>()?,
+        files_in: files_in.iter().map(std::path::absolute).collect::<io::Result<_>>()?,
         files_out,
         env: Vec::new(),
         terminal,
