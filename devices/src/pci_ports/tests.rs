@@ -33,6 +33,6 @@ fn the_address_reads_back_as_a_probe_expects() {
 #[test]
 fn survives_random_accesses() {
     scribble(&PciPorts::default(), SIZE, 4000, |_, effect| {
-        assert_eq!(effect, Effect::None)
+        assert_eq!(effect, Effect::None);
     });
 }
