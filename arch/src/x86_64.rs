@@ -158,6 +158,7 @@ impl Arch for X86_64 {
             layout::CMDLINE,
             &[description.cmdline.as_bytes(), &[0]].concat(),
         )?;
+        write("the reset vector", layout::RESET_VECTOR, &RESET)?;
         let memory_map = memory_map::entries(description.ram);
         match description.protocol {
             BootProtocol::Linux64 { setup_header, .. } => {
@@ -196,6 +197,9 @@ impl Arch for X86_64 {
     }
 }
 
+/// Real-mode code: mov dx, 0x602 (the reset register of ACPI); mov al, 1; out dx, al; hlt; jmp back to hlt.
+const RESET: [u8; 9] = [0xba, 0x02, 0x06, 0xb0, 0x01, 0xee, 0xf4, 0xeb, 0xfd];
+
 fn acpi_tables(cpus: usize, parts: &[Part]) -> Result<Vec<u8>, ArchError> {
     let machine = acpi::Machine {
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
@@ -204,7 +208,7 @@ fn acpi_tables(cpus: usize, parts: &[Part]) -> Result<Vec<u8>, ArchError> {
         io_apic: layout::IO_APIC,
     };
     let bytes = acpi::tables(&machine, layout::ACPI.start).bytes;
-    let room = layout::ACPI.end - layout::ACPI.start;
+    let room = layout::RESET_VECTOR - layout::ACPI.start;
     if bytes.len() as u64 > room {
         return Err(ArchError::Limit(format!(
             "the ACPI tables of {cpus} vCPUs need more than {room} bytes: use fewer"

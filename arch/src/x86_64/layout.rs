@@ -7,6 +7,7 @@
 //! 0x0_8000  setup_data with the random seed
 //! 0x2_0000  kernel command line
 //! 0xe_0000  ACPI tables
+//! 0xf_fff0  reset vector
 //! 0x10_0000 kernel; above it, initrd
 //! 3 GiB     MMIO: devices, I/O APIC, local APICs, KVM's own pages
 //! 4 GiB     the rest of RAM
@@ -27,6 +28,9 @@ pub(super) const CMDLINE: u64 = 0x2_0000;
 /// End of the RAM below the hole for adapters and firmware that every PC has.
 pub(super) const LOW_RAM_END: u64 = 0xa_0000;
 pub(super) const ACPI: Range<u64> = 0xe_0000..0x10_0000;
+/// Where a PC's firmware starts after a reset. A Linux that knows only hardware-reduced ACPI, and no EFI, restarts a machine
+/// by jumping here in real mode, unless its command line says otherwise.
+pub(super) const RESET_VECTOR: u64 = 0xf_fff0;
 pub(super) const HIGH_RAM: u64 = 0x10_0000;
 /// Addresses without RAM, for devices.
 pub(super) const MMIO_GAP: Range<u64> = 0xc000_0000..0x1_0000_0000;
