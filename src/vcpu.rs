@@ -143,16 +143,22 @@ impl Vcpu {
     }
 
     fn obey(&self, command: Command) -> State {
-        match command {
-            Command::Resume => State::Running,
-            Command::Pause(done) => {
-                Host::paused(&self.fd);
-                // Whoever asked may have given up; the pause holds all the same.
-                let _ = done.send(());
-                State::Paused
-            }
-            Command::Stop => State::Done(Exit::Asked(Effect::Shutdown)),
+        if matches!(command, Command::Pause(_)) {
+            Host::paused(&self.fd);
         }
+        obey(command)
+    }
+}
+
+fn obey(command: Command) -> State {
+    match command {
+        Command::Resume => State::Running,
+        Command::Pause(done) => {
+            // Whoever asked may have given up; the pause holds all the same.
+            let _ = done.send(());
+            State::Paused
+        }
+        Command::Stop => State::Done(Exit::Asked(Effect::Shutdown)),
     }
 }
 
