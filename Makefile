@@ -20,3 +20,5 @@ kernel-tuned: guest ## a bundle with a kernel of our own, built from Debian's li
 	resources/kernel/build.sh $(ARCH) target/kernel-tuned
 	cargo run --release -- kernel build --arch $(ARCH) --out target/bundle-tuned \
 		--kernel target/kernel-tuned/$(ARCH)/kernel
+
+include benches/bench.mk
