@@ -1,6 +1,6 @@
 # `make bench`, for the Makefile at the top.
 BENCH_ARCHS ?= x86_64 aarch64
-# Passed on: --gate (fail if a figure got worse), --save (keep the figures as the committed ones), --no-native.
+# Passed on: --gate (fail if a figure got worse), --save (keep the figures as the committed ones), --no-native, --native-only.
 BENCH ?=
 PROBE = -p coracle-measure --bin coracle-probe --profile guest --target $(ARCH)-unknown-linux-gnu
 

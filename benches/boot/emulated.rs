@@ -2,13 +2,15 @@
 use crate::{
     Outcome,
     plan::{self, Inputs, THERE},
-    report::{Figures, Kernel, Report},
 };
 use coracle::{
     bundle::Manifest,
     host::{Exec, HostArch, Once, Options},
 };
-use coracle_measure::Answer;
+use coracle_measure::{
+    Answer,
+    report::{FORMAT, Figures, Kernel, Report},
+};
 use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
 
 /// How often each boot is measured. The first one finds cold caches and does not count.
@@ -58,14 +60,16 @@ pub(crate) fn measure(arch: HostArch, folder: &Path) -> Outcome<Report> {
         return Err(format!("the probe ended with exit code {code}").into());
     }
     let answers: Vec<Answer> = serde_json::from_slice(&fs::read(&answer)?)?;
-    let boots: Outcome<BTreeMap<_, _>> = answers
-        .iter()
-        .map(|answer| Ok((answer.name.clone(), Figures::of(answer)?)))
-        .collect();
+    let figures = |answer: &Answer| Some((answer.name.clone(), Figures::of(answer)?));
+    let boots: Option<BTreeMap<_, _>> = answers.iter().map(figures).collect();
+    let manifest = Manifest::read(&inputs.bundle)?;
     Ok(Report {
-        format: crate::report::FORMAT,
+        format: FORMAT,
         arch: arch.name().to_string(),
-        kernel: Kernel::of(&Manifest::read(&inputs.bundle)?),
-        boots: boots?,
+        kernel: Kernel {
+            version: manifest.kernel_version.clone(),
+            sha256: manifest.files.get("kernel").map(|facts| facts.sha256.clone()),
+        },
+        boots: boots.ok_or("the probe took too few samples")?,
     })
 }

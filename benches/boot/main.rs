@@ -1,15 +1,14 @@
 //! Whole-VM benchmarks: boots on the deterministic clock of the emulated host, and starts on this machine's own KVM.
 //!
-//! `cargo bench --bench boot -- [--arch ARCH]... [--gate] [--save] [--no-native]`, which `make bench` calls with
+//! `cargo bench --bench boot -- [--arch ARCH]... [--gate] [--save] [--no-native|--native-only]`, which `make bench` calls with
 //! everything built. A report, not a test: it fails if it cannot measure, or with `--gate` if a figure got worse.
 mod emulated;
 mod native;
 mod plan;
-mod report;
 mod table;
 
 use coracle::host::HostArch;
-use report::Report;
+use coracle_measure::report::{self, Report};
 use serde_json::json;
 use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 
@@ -24,6 +23,7 @@ struct Wishes {
     /// Keep the figures as those that later ones are compared with.
     save: bool,
     no_native: bool,
+    native_only: bool,
 }
 
 impl Wishes {
@@ -34,6 +34,7 @@ impl Wishes {
                 "--gate" => wishes.gate = true,
                 "--save" => wishes.save = true,
                 "--no-native" => wishes.no_native = true,
+                "--native-only" => wishes.native_only = true,
                 "--arch" => {
                     let name = words.next().unwrap_or_default();
                     let arch = HostArch::from_name(&name).ok_or("--arch takes x86_64 or aarch64")?;
@@ -41,10 +42,14 @@ impl Wishes {
                 }
                 // Cargo's own.
                 "--bench" => {}
-                _ => return Err(format!("{word} is none of --arch ARCH, --gate, --save, --no-native").into()),
+                _ => {
+                    return Err(
+                        format!("{word} is none of --arch ARCH, --gate, --save, --no-native, --native-only").into(),
+                    );
+                }
             }
         }
-        if wishes.archs.is_empty() {
+        if wishes.archs.is_empty() && !wishes.native_only {
             wishes.archs = HostArch::ALL.to_vec();
         }
         Ok(wishes)
@@ -88,7 +93,9 @@ fn run(wishes: &Wishes) -> Outcome<bool> {
         serde_json::to_string_pretty(&latest)? + "\n",
     )?;
     reports.iter().for_each(table::print);
-    table::legend();
+    if !reports.is_empty() {
+        table::legend();
+    }
     match native {
         Some(Ok(native)) => table::print_native(&native),
         Some(Err(error)) => println!("\nnot measured natively: {error}"),

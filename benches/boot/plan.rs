@@ -1,9 +1,12 @@
-//! Which boots are measured. Writes their configs and the guest's initial file system; starts nothing.
+//! Which boots are measured, and with what. Writes what the probe reads, starts nothing.
 use crate::Outcome;
 use coracle::{bundle::cpio::Archive, host::HostArch};
 use coracle_measure::{Boot, MARKER};
-use serde_json::{Value, json};
-use std::{fs, path::Path};
+use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Where everything lies in the emulated host.
 pub(crate) const THERE: &str = "/bench";
@@ -17,93 +20,118 @@ const PLAIN: &str = "console=ttyS0 reboot=k panic=-1 nokaslr";
 /// What PID 1 of a bundle says when it is ready for work.
 const READY: &str = "coracle-guest: ready after";
 
-/// A boot and what is special about its config.
+/// A boot and what is special about it.
 struct Variant {
     name: &'static str,
-    /// Keys of `boot-source` beyond kernel and initrd.
-    boot: Value,
-    /// With the initramfs of the bundle, up to PID 1's ready line.
-    product: bool,
+    /// Options of `coracle vm run`, or a config file with these keys of `boot-source`.
+    how: How,
     /// Whether its way to the first `KVM_RUN` differs from that of `quiet`.
     own_start: bool,
+    /// Whether its exits are counted by reason.
+    reasons: bool,
+}
+
+enum How {
+    /// By options alone, with this command line.
+    Cmdline(String),
+    /// By a config file, with `quiet` and this way to load the kernel.
+    Load(&'static str),
+    /// By options alone, with coracle's own command line.
+    Defaults,
+    /// By the bundle alone, up to PID 1's ready line.
+    Bundle,
 }
 
 fn variants() -> Vec<Variant> {
-    let quiet = format!("{PLAIN} quiet");
-    let variant = |name, boot, own_start| Variant {
+    let quiet = How::Cmdline(format!("{PLAIN} quiet"));
+    let variant = |name, how, own_start, reasons| Variant {
         name,
-        boot,
-        product: false,
+        how,
         own_start,
+        reasons,
     };
     vec![
-        variant("quiet", json!({ "boot_args": quiet }), true),
-        variant("verbose", json!({ "boot_args": PLAIN }), false),
-        variant("copy", json!({ "boot_args": quiet, "kernel_load": "copy" }), true),
-        variant("map", json!({ "boot_args": quiet, "kernel_load": "map" }), true),
-        variant("defaults", json!({}), false),
-        Variant {
-            product: true,
-            ..variant("product", json!({}), true)
-        },
+        variant("quiet", quiet, true, true),
+        variant("verbose", How::Cmdline(PLAIN.to_string()), false, true),
+        variant("copy", How::Load("copy"), true, false),
+        variant("map", How::Load("map"), true, false),
+        variant("defaults", How::Defaults, false, true),
+        variant("product", How::Bundle, true, true),
     ]
 }
 
-/// Writes all that the probe needs into `folder`: configs, initial file system, order. Answers with the order.
-pub(crate) fn write(folder: &Path, repeats: u32) -> Outcome<Vec<Boot>> {
+impl Variant {
+    /// What follows `coracle vm run`. Writes a config into `folder` if there has to be one.
+    fn arguments(&self, folder: &Path) -> Outcome<Vec<String>> {
+        let (kernel, initrd) = (format!("{THERE}/bundle/kernel"), format!("{THERE}/initramfs"));
+        let files = ["--kernel", &kernel, "--initrd", &initrd].map(str::to_string);
+        let machine = ["--vcpus", "1", "--memory", &format!("{MEMORY_MIB}M")].map(str::to_string);
+        let arguments = match &self.how {
+            How::Cmdline(cmdline) => [&files[..], &["--cmdline".to_string(), cmdline.clone()], &machine].concat(),
+            How::Defaults => [&files[..], &machine].concat(),
+            How::Bundle => [&["--bundle".to_string(), format!("{THERE}/bundle")][..], &machine].concat(),
+            How::Load(load) => {
+                let config = json!({
+                    "boot-source": {
+                        "kernel_image_path": kernel,
+                        "initrd_path": initrd,
+                        "boot_args": format!("{PLAIN} quiet"),
+                        "kernel_load": load,
+                    },
+                    "machine-config": { "vcpu_count": 1, "mem_size_mib": MEMORY_MIB },
+                });
+                let name = format!("{}.json", self.name);
+                fs::write(folder.join(&name), serde_json::to_vec(&config)?)?;
+                vec![format!("{THERE}/run/{name}")]
+            }
+        };
+        Ok(arguments)
+    }
+}
+
+/// Writes the probe's order into `folder`, and the configs that it names.
+pub(crate) fn write(folder: &Path, repeats: u32) -> Outcome<()> {
     let mut boots = Vec::new();
     for variant in variants() {
-        let mut source = variant.boot;
-        if variant.product {
-            merge(&mut source, json!({ "kernel_bundle": format!("{THERE}/bundle") }));
-        } else {
-            let files = json!({
-                "kernel_image_path": format!("{THERE}/bundle/kernel"),
-                "initrd_path": format!("{THERE}/initramfs"),
-            });
-            merge(&mut source, files);
-        }
-        let config = json!({
-            "boot-source": source,
-            "machine-config": { "vcpu_count": 1, "mem_size_mib": MEMORY_MIB },
-        });
-        let name = format!("{}.json", variant.name);
-        fs::write(folder.join(&name), serde_json::to_vec(&config)?)?;
+        let command = [&format!("{THERE}/coracle"), "vm", "run"].map(str::to_string);
         boots.push(Boot {
             name: variant.name.to_string(),
-            argv: [&format!("{THERE}/coracle"), "vm", "run", &format!("{THERE}/run/{name}")]
-                .map(str::to_string)
-                .to_vec(),
-            marker: if variant.product { READY } else { MARKER }.to_string(),
+            argv: [&command[..], &variant.arguments(folder)?].concat(),
+            marker: if matches!(variant.how, How::Bundle) {
+                READY
+            } else {
+                MARKER
+            }
+            .to_string(),
             memory_mib: MEMORY_MIB,
             boots: repeats,
             starts: if variant.own_start { repeats } else { 0 },
+            reasons: variant.reasons,
         });
     }
     fs::write(folder.join("order.json"), serde_json::to_vec(&boots)?)?;
-    Ok(boots)
+    Ok(())
 }
 
-fn merge(object: &mut Value, more: Value) {
-    if let (Value::Object(object), Value::Object(more)) = (object, more) {
-        object.extend(more);
-    }
-}
+/// Size of the initial file system: that of a small userland with a few modules.
+const INITRAMFS_BYTES: usize = 3 << 20;
 
-/// An initial file system with one program, which says that it runs, and the console that it says it on.
+/// An initial file system with one program, which says that it runs, the console that it says it on, and padding.
 pub(crate) fn initramfs(probe: &Path) -> Outcome<Vec<u8>> {
+    let program = fs::read(probe)?;
     let mut archive = Archive::new();
     archive.character_device("dev/console", 0o600, 5, 1)?;
-    archive.file("init", 0o755, fs::read(probe)?)?;
+    archive.file("padding", 0o644, vec![0; INITRAMFS_BYTES.saturating_sub(program.len())])?;
+    archive.file("init", 0o755, program)?;
     Ok(archive.to_bytes())
 }
 
 /// The programs and files of one architecture, as `make bench` builds them.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    pub(crate) coracle: std::path::PathBuf,
-    pub(crate) probe: std::path::PathBuf,
-    pub(crate) bundle: std::path::PathBuf,
+    pub(crate) coracle: PathBuf,
+    pub(crate) probe: PathBuf,
+    pub(crate) bundle: PathBuf,
 }
 
 impl Inputs {

@@ -1,8 +1,6 @@
 //! Tables for people. Writes to standard output alone.
-use crate::{
-    native::Native,
-    report::{Change, Figures, Report, THRESHOLD_PERCENT},
-};
+use crate::native::Native;
+use coracle_measure::report::{Change, Figures, Report, THRESHOLD_PERCENT};
 
 /// What a boot's name stands for.
 const MEANINGS: &[(&str, &str)] = &[
@@ -15,33 +13,6 @@ const MEANINGS: &[(&str, &str)] = &[
     ("map", "quiet, kernel_load map"),
     ("defaults", "coracle's default command line"),
     ("product", "kernel bundle and defaults, up to PID 1's ready line"),
-];
-
-/// Kinds of exits and faults that are shown; the rest is in the JSON.
-const KINDS: &[(&str, &[(&str, &str)])] = &[
-    (
-        "x86_64",
-        &[
-            ("io_exits", "port I/O"),
-            ("mmio_exits", "MMIO"),
-            ("irq_exits", "host interrupts"),
-            ("halt_exits", "HLT"),
-            ("irq_window_exits", "interrupt window"),
-            ("insn_emulation", "emulated"),
-            ("pf_taken", "page faults"),
-        ],
-    ),
-    (
-        "aarch64",
-        &[
-            ("mmio_exit_user", "MMIO, VMM"),
-            ("mmio_exit_kernel", "MMIO, KVM"),
-            ("wfi_exit_stat", "WFI"),
-            ("wfe_exit_stat", "WFE"),
-            ("hvc_exit_stat", "HVC"),
-            ("signal_exits", "signals"),
-        ],
-    ),
 ];
 
 pub(crate) fn print(report: &Report) {
@@ -66,16 +37,18 @@ pub(crate) fn print(report: &Report) {
     }
     println!("exits by kind");
     for (name, _) in MEANINGS {
-        if let Some(figures) = report.boots.get(*name) {
-            println!("{name:<9} {}", kinds(&report.arch, figures));
+        if let Some(figures) = report.boots.get(*name).filter(|f| !f.kinds.is_empty()) {
+            println!("{name:<9} {}", kinds(figures));
         }
     }
 }
 
-fn kinds(arch: &str, figures: &Figures) -> String {
-    let shown = KINDS.iter().filter(|(of, _)| *of == arch).flat_map(|(_, kinds)| *kinds);
-    let shown = shown.filter_map(|(counter, name)| Some(format!("{name} {:.0}", figures.counters.get(*counter)?)));
-    shown.collect::<Vec<_>>().join(", ")
+/// The most frequent first.
+fn kinds(figures: &Figures) -> String {
+    let mut kinds: Vec<_> = figures.kinds.iter().collect();
+    kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let words = kinds.iter().map(|(kind, count)| format!("{kind} {count}"));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) fn legend() {

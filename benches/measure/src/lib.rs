@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub mod report;
 pub mod smaps;
 pub mod trace;
 
@@ -25,6 +26,8 @@ pub struct Boot {
     pub boots: u32,
     /// How often it is started up to the first `KVM_RUN` alone.
     pub starts: u32,
+    /// Whether it is booted once more, to count exits by their reason.
+    pub reasons: bool,
 }
 
 /// What became of a [`Boot`].
@@ -36,6 +39,9 @@ pub struct Answer {
     pub samples: Vec<Sample>,
     /// Milliseconds from exec to the first `KVM_RUN`, one per start.
     pub first_run_ms: Vec<f64>,
+    /// Exits up to the marker by their reason in the kernel's trace: on x86_64 the exit code, on aarch64 KVM's code and
+    /// the class of the exception (`2 36`).
+    pub reasons: BTreeMap<String, u64>,
 }
 
 /// One boot, looked at when the marker came.

@@ -62,6 +62,10 @@ fn run(order: &Path, answer: &Path) -> Result<(), Box<dyn Error>> {
             println!("{}: first KVM_RUN after {first:.3} ms", boot.name);
             answer.first_run_ms.push(first);
         }
+        if boot.reasons {
+            answer.reasons = reasons(boot).map_err(|error| format!("{}: {error}", boot.name))?;
+            println!("{}: exits counted", boot.name);
+        }
         answers.push(answer);
     }
     fs::write(answer, serde_json::to_vec(&answers)?)?;
@@ -100,9 +104,7 @@ impl Drop for Vmm {
 
 /// Boots to the marker and looks.
 fn sample(boot: &Boot, number: u32) -> Result<Sample, Box<dyn Error>> {
-    let mut vmm = Vmm::start(boot, number)?;
-    let mut console = vmm.child.stdout.take().ok_or("the VMM has no standard output")?;
-    let marker_ms = wait_for(&mut console, &boot.marker, &vmm)?;
+    let (vmm, marker_ms) = boot_to_marker(boot, number)?;
     let process = format!("/proc/{}", vmm.child.id());
     let counters = counters(vmm.child.id())?;
     Ok(Sample {
@@ -112,6 +114,16 @@ fn sample(boot: &Boot, number: u32) -> Result<Sample, Box<dyn Error>> {
         threads: fs::read_dir(format!("{process}/task"))?.count() as u64,
         descriptors: fs::read_dir(format!("{process}/fd"))?.count() as u64,
     })
+}
+
+/// A VMM whose guest has just written the marker, and when that was.
+fn boot_to_marker(boot: &Boot, number: u32) -> Result<(Vmm, f64), Box<dyn Error>> {
+    let mut vmm = Vmm::start(boot, number)?;
+    let mut console = vmm.child.stdout.take().ok_or("the VMM has no standard output")?;
+    let marker_ms = wait_for(&mut console, &boot.marker, &vmm)?;
+    // Kept open: a VMM whose console breaks has other things to do than to rest.
+    vmm.child.stdout = Some(console);
+    Ok((vmm, marker_ms))
 }
 
 /// Reads the console up to the end of the line with the marker.
@@ -152,6 +164,22 @@ fn counters(pid: u32) -> Result<BTreeMap<String, u64>, Box<dyn Error>> {
         return Ok(counters);
     }
     Err("the VMM has no VM that debugfs knows".into())
+}
+
+/// Boots to the marker while the kernel counts exits by their reason, which takes some time of its own.
+fn reasons(boot: &Boot) -> Result<BTreeMap<String, u64>, Box<dyn Error>> {
+    let event = format!("{TRACING}/events/kvm/kvm_exit");
+    let x86 = fs::read_to_string(format!("{event}/format"))?.contains("exit_reason");
+    let trigger = if x86 {
+        "hist:keys=exit_reason"
+    } else {
+        "hist:keys=ret,esr_ec"
+    };
+    let set = |text: String| fs::write(format!("{event}/trigger"), text);
+    set(trigger.to_string()).map_err(|error| format!("the kernel cannot count by {trigger:?}: {error}"))?;
+    let counted = boot_to_marker(boot, 0).and_then(|_vmm| Ok(fs::read_to_string(format!("{event}/hist"))?));
+    set(format!("!{trigger}"))?;
+    Ok(trace::histogram(&counted?))
 }
 
 /// Starts the VMM and traces KVM until the first vCPU enters the guest.
