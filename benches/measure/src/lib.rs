@@ -8,8 +8,8 @@ pub mod report;
 pub mod smaps;
 pub mod trace;
 
-/// What the guest's first program writes to its console, at once.
-pub const MARKER: &str = "coracle-probe: user space";
+/// What the guest's first program writes to its console, at once. Short, since each byte is an exit.
+pub const MARKER: &str = "@user@";
 
 /// One kind of boot, to be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
