@@ -49,7 +49,9 @@ impl Wishes {
                 }
             }
         }
-        if wishes.archs.is_empty() && !wishes.native_only {
+        if wishes.native_only {
+            wishes.archs.clear();
+        } else if wishes.archs.is_empty() {
             wishes.archs = HostArch::ALL.to_vec();
         }
         Ok(wishes)
