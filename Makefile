@@ -55,3 +55,5 @@ kernel-tuned: guest ## a bundle with a kernel of our own, from Debian's linux-so
 	resources/kernel/build.sh $(ARCH) target/kernel-tuned
 	cargo run --release -- kernel build --arch $(ARCH) --out target/bundle-tuned \
 		--kernel target/kernel-tuned/$(ARCH)/kernel
+
+include benches/bench.mk

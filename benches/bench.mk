@@ -1,0 +1,21 @@
+# `make bench`, for the Makefile at the top.
+BENCH_ARCHS ?= x86_64 aarch64
+# Passed on: --gate (fail if a figure got worse), --save (keep the figures as the committed ones), --no-native, --native-only.
+BENCH ?=
+PROBE = -p coracle-measure --bin coracle-probe --profile guest --target $(ARCH)-unknown-linux-gnu
+
+.PHONY: bench bench-inputs
+
+bench: ## measure boots in the emulated host and starts on /dev/kvm, and compare
+	cargo build --release --bin coracle
+	@for arch in $(BENCH_ARCHS); do $(MAKE) --no-print-directory bench-inputs ARCH=$$arch || exit; done
+	cargo bench --bench boot -- $(BENCH_ARCHS:%=--arch %) $(BENCH)
+
+bench-inputs: guest # VMM, guest, probe and kernel bundle for ARCH
+ifeq ($(ARCH),$(HOST))
+	cargo rustc $(PROBE) $(STATIC)
+else
+	RUSTC=$(CROSS_RUSTC) cargo build --release --bin coracle --target $(ARCH)-unknown-linux-gnu --target-dir target/cross
+	RUSTC=$(CROSS_RUSTC) cargo rustc $(PROBE) --target-dir target/cross $(STATIC)
+endif
+	target/release/coracle kernel build --arch $(ARCH)
