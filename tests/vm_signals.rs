@@ -57,7 +57,8 @@ fn ended_at_any_moment_of_a_boot_it_leaves_nothing_behind() {
     let start = Instant::now();
     let running = boot(&folder, &terminal).start();
     running.wait_for("booted\n");
-    let whole = start.elapsed();
+    // A cold first boot in an emulated host takes long; later ones are over well before that.
+    let whole = start.elapsed().min(Duration::from_secs(15));
     running.signal(Signal::TERM);
     running.end().code(128 + 15);
 
