@@ -19,6 +19,7 @@ use rustix::{
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Stdio,
     thread,
@@ -138,7 +139,7 @@ fn a_pseudo_terminal_serves_clients_that_come_late_and_leave() {
     thread::sleep(Duration::from_millis(100)); // the buffer fills up and the oldest bytes go
     for _ in 0..2 {
         let mut seen = vec![0; 1000];
-        File::open(&name).unwrap().read_exact(&mut seen).unwrap();
+        client(&name).read_exact(&mut seen).unwrap();
         assert!(seen.iter().all(|b| *b == b'.'), "{}", String::from_utf8_lossy(&seen));
     }
     running.signal(Signal::TERM);
@@ -146,13 +147,19 @@ fn a_pseudo_terminal_serves_clients_that_come_late_and_leave() {
 
     let running = run(&folder, Program::Sum(5)).arg("--serial").arg("pty").start();
     let name = pty_name(&running.wait_for_error("\n"));
+    client(&name).write_all(b"hello").unwrap();
+    running.end().code(0); // five bytes end it, fewer do not
+}
+
+/// A client of a pseudo-terminal. It must not become the terminal of this process, which may lead a session: the end of
+/// the VM would hang it up.
+fn client(name: &Path) -> File {
     OpenOptions::new()
+        .read(true)
         .write(true)
+        .custom_flags(libc::O_NOCTTY)
         .open(name)
         .unwrap()
-        .write_all(b"hello")
-        .unwrap();
-    running.end().code(0); // five bytes end it, fewer do not
 }
 
 /// The path in the line that names the pseudo-terminal.
