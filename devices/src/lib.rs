@@ -15,3 +15,4 @@ pub mod rtc;
 #[cfg(test)]
 mod scribble;
 pub mod serial;
+pub mod virtio;
