@@ -218,7 +218,10 @@ impl Buffers {
 
     /// Parts that one system call takes.
     fn count(&self) -> libc::c_int {
-        self.iovecs().len().min(MAX_IOVECS) as libc::c_int
+        self.iovecs()
+            .len()
+            .try_into()
+            .map_or(MAX_IOVECS, |n: libc::c_int| n.min(MAX_IOVECS))
     }
 
     fn consumed(&mut self, n: isize) -> io::Result<usize> {
@@ -257,7 +260,7 @@ impl Buffers {
 }
 
 /// `IOV_MAX` of Linux.
-const MAX_IOVECS: usize = 1024;
+const MAX_IOVECS: libc::c_int = 1024;
 
 static ZEROES: [u8; 4096] = [0; 4096];
 

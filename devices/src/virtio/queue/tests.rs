@@ -62,6 +62,9 @@ fn an_interrupt_comes_only_when_the_driver_wants_it() {
     assert_eq!(interrupts(&driver), 2, "not asked for again");
 }
 
+/// What it is called, how it is done, and the error.
+type Breakage = (&'static str, Box<dyn Fn(&mut Driver)>, RingError);
+
 /// Every way in which a driver can break its ring is told by name.
 #[test]
 fn a_broken_ring_is_an_error() {
@@ -77,7 +80,6 @@ fn a_broken_ring_is_an_error() {
             }
         }
     };
-    type Breakage = (&'static str, Box<dyn Fn(&mut Driver)>, RingError);
     let one = |at: u64, len: u32, flags: u16, next: u16| {
         Box::new(move |driver: &mut Driver| {
             driver.descriptor(0, at, len, (flags, next));

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use super::{super::testing::Driver, *};
 
+#[allow(clippy::unnecessary_wraps, reason = "a source may fail")]
 fn sevens(to: &mut [u8]) -> io::Result<()> {
     to.fill(7);
     Ok(())
