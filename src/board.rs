@@ -20,13 +20,20 @@ use coracle_devices::{
     pvpanic::Pvpanic,
     rtc::Rtc,
     serial::Serial,
+    virtio::{
+        Transport, VirtioDevice,
+        function::Function,
+        io_thread::IoThread,
+        mmio::{self, MmioTransport},
+    },
 };
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{IoEventAddress, VmFd};
 use std::{
     io,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
+use vm_memory::GuestMemoryMmap;
 
 /// The line of the GPIO controller that is the power button.
 const POWER_BUTTON_LINE: u8 = 3;
@@ -41,9 +48,20 @@ pub enum BoardError {
     #[error("KVM refused interrupt {gsi} for {name}; `coracle doctor` shows what this host offers")]
     Interrupt {
         /// The device.
-        name: &'static str,
+        name: String,
         /// The line.
         gsi: u32,
+        /// KVM's answer.
+        source: kvm_ioctls::Error,
+    },
+    /// More devices than there are places.
+    #[error("{0} finds no place on the board, which has {1} for virtio devices; use fewer devices")]
+    Full(String, u32),
+    /// KVM refused to take the kicks of a device.
+    #[error("KVM refused to watch the registers of {name}; use fewer devices or queues")]
+    Kick {
+        /// The device.
+        name: String,
         /// KVM's answer.
         source: kvm_ioctls::Error,
     },
@@ -83,19 +101,37 @@ fn wall_clock() -> u64 {
 /// A board that is being filled.
 pub(crate) struct Board<'a> {
     vm: &'a VmFd,
+    memory: &'a GuestMemoryMmap,
     buses: Buses,
     parts: Vec<Part>,
     power_button: Option<PowerButton>,
+    virtio: Vec<Arc<dyn Transport>>,
+    io: Option<Arc<IoThread>>,
+}
+
+/// A finished board.
+pub(crate) struct Plugged {
+    /// What guest accesses reach.
+    pub(crate) buses: Arc<Buses>,
+    /// What stands on the buses.
+    pub(crate) parts: Vec<Part>,
+    /// The button that the host can press.
+    pub(crate) power_button: Option<PowerButton>,
+    /// The devices that have queues.
+    pub(crate) virtio: Vec<Arc<dyn Transport>>,
 }
 
 impl<'a> Board<'a> {
-    /// An empty board, whose interrupts go to `vm`.
-    pub(crate) fn new(vm: &'a VmFd) -> Self {
+    /// An empty board, whose interrupts go to `vm` and whose devices see `memory`.
+    pub(crate) fn new(vm: &'a VmFd, memory: &'a GuestMemoryMmap) -> Self {
         Self {
             vm,
+            memory,
             buses: Buses::default(),
             parts: Vec::new(),
             power_button: None,
+            virtio: Vec::new(),
+            io: None,
         }
     }
 
@@ -131,18 +167,62 @@ impl<'a> Board<'a> {
                 PartKind::PciPorts => self.plug("the PCI ports", part, Arc::new(PciPorts::default()))?,
                 PartKind::PanicNotifier => self.plug("the panic notifier", part, Arc::new(Pvpanic))?,
                 PartKind::I8042 => self.plug("the reset line", part, Arc::new(I8042::default()))?,
+                // No machine has one from the start.
+                PartKind::VirtioMmio => {}
             }
         }
         Ok(())
     }
 
+    /// The thread that devices share whose work never blocks.
+    pub(crate) fn io_thread(&mut self) -> Result<Arc<IoThread>, BoardError> {
+        if let Some(thread) = &self.io {
+            return Ok(thread.clone());
+        }
+        let thread = Arc::new(IoThread::spawn("io")?);
+        self.io = Some(thread.clone());
+        Ok(thread)
+    }
+
+    /// Plugs a virtio device, whose workers run on `threads` in turn.
+    pub(crate) fn virtio<D: VirtioDevice>(
+        &mut self,
+        name: &str,
+        device: D,
+        threads: Vec<Arc<IoThread>>,
+    ) -> Result<(), BoardError> {
+        let slots = Host::VIRTIO_SLOTS;
+        let index = u32::try_from(self.virtio.len()).unwrap_or(u32::MAX);
+        let part = slots
+            .part(index)
+            .ok_or_else(|| BoardError::Full(name.to_owned(), slots.count))?;
+        let transport = Arc::new(MmioTransport::new(name, self.line(name, &part)?, |signals| {
+            Function::new(device, threads, self.memory.clone(), signals)
+        })?);
+        for (queue, kick) in (0_u32..).zip(transport.kicks()) {
+            self.vm
+                .register_ioevent(kick, &IoEventAddress::Mmio(part.base + mmio::NOTIFY), queue)
+                .map_err(|source| BoardError::Kick {
+                    name: name.to_owned(),
+                    source,
+                })?;
+        }
+        self.plug("a virtio device", &part, transport.clone())?;
+        self.virtio.push(transport);
+        Ok(())
+    }
+
     /// A line that raises the part's interrupt, if it has one.
-    fn line(&self, name: &'static str, part: &Part) -> Result<IrqLine, BoardError> {
+    fn line(&self, name: &str, part: &Part) -> Result<IrqLine, BoardError> {
         let line = IrqLine::new()?;
         if let Some(gsi) = part.gsi {
             self.vm
                 .register_irqfd(line.event(), gsi)
-                .map_err(|source| BoardError::Interrupt { name, gsi, source })?;
+                .map_err(|source| BoardError::Interrupt {
+                    name: name.to_owned(),
+                    gsi,
+                    source,
+                })?;
         }
         Ok(line)
     }
@@ -157,8 +237,13 @@ impl<'a> Board<'a> {
         Ok(())
     }
 
-    /// The finished board: the buses, what stands on them, and the button.
-    pub(crate) fn freeze(self) -> (Arc<Buses>, Vec<Part>, Option<PowerButton>) {
-        (Arc::new(self.buses), self.parts, self.power_button)
+    /// Fixes the map.
+    pub(crate) fn freeze(self) -> Plugged {
+        Plugged {
+            buses: Arc::new(self.buses),
+            parts: self.parts,
+            power_button: self.power_button,
+            virtio: self.virtio,
+        }
     }
 }

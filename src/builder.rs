@@ -4,6 +4,7 @@ use crate::{
     boot::{Boot, BootError},
     config::spec::VmSpec,
     console::{Console, ConsoleError},
+    device::{self, Backend, DeviceError},
     kvm::{self, KvmError},
     machine::Machine,
     memory::{GuestRam, MemoryError},
@@ -34,9 +35,12 @@ pub enum BuildError {
     /// The console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// A device.
+    /// A platform device.
     #[error(transparent)]
     Board(#[from] BoardError),
+    /// A virtio device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The architecture's set-up.
     #[error(transparent)]
     Arch(#[from] ArchError),
@@ -56,10 +60,12 @@ pub fn build(spec: VmSpec) -> Result<Vm, BuildError> {
         forward(&notes, Note::Escape),
     )?;
     let pty = console.pty().cloned();
+    let devices = device::open(&spec.devices)?;
     let blueprint = Blueprint {
         spec,
         boot,
         console,
+        devices,
         notes: notes.clone(),
     };
     let machine = blueprint.machine(0)?;
@@ -83,6 +89,7 @@ struct Blueprint {
     spec: VmSpec,
     boot: Boot,
     console: Console,
+    devices: Vec<Box<dyn Backend>>,
     notes: Sender<Note>,
 }
 
@@ -109,18 +116,21 @@ impl Blueprint {
         let (ram, initrd) = loaded?.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         ram.attach(&vm)?;
 
-        let mut board = Board::new(&vm);
+        let mut board = Board::new(&vm, ram.view());
         let notes = self.notes.clone();
         let on_report = move |report| drop(notes.send(Note::Report { generation, report }));
         board.platform(&self.console, self.boot.has_agent().then(|| Box::new(on_report) as _))?;
-        let (buses, parts, power_button) = board.freeze();
+        for device in &self.devices {
+            device.plug(&mut board)?;
+        }
+        let board = board.freeze();
 
         let description = Description {
             protocol: self.boot.protocol(),
             cmdline: self.boot.cmdline(),
             initrd,
             ram: ram.ranges(),
-            parts: &parts,
+            parts: &board.parts,
             rng_seed: random()?,
         };
         let entry = Host::describe(ram.view(), &irqchip, &cpus, &description)?;
@@ -129,9 +139,15 @@ impl Blueprint {
             Host::set_up_cpu(&kvm, &cpu, index, count, &entry)?;
             let notes = self.notes.clone();
             let on_exit = Box::new(move |exit| drop(notes.send(Note::VcpuDone { generation, exit })));
-            vcpus.push(VcpuHandle::spawn(index, &vm, cpu, buses.clone(), on_exit)?);
+            vcpus.push(VcpuHandle::spawn(index, &vm, cpu, board.buses.clone(), on_exit)?);
         }
-        Ok(Machine::new(vcpus, power_button, irqchip, vm, ram))
+        Ok(Machine::new(
+            vcpus,
+            (board.power_button, board.virtio),
+            irqchip,
+            vm,
+            ram,
+        ))
     }
 }
 

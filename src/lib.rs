@@ -10,6 +10,7 @@ pub mod builder;
 pub mod bundle;
 pub mod config;
 mod console;
+mod device;
 pub mod doctor;
 pub mod event;
 pub mod host;

@@ -4,7 +4,7 @@
 //! [`Arch::set_up_cpu`], which may run on the vCPU's. Never keeps guest memory.
 use crate::fdt::{self, layout};
 use crate::kernel::BootProtocol;
-use crate::platform::Part;
+use crate::platform::{Part, VirtioSlots};
 use crate::{Arch, ArchError, Description};
 use kvm_bindings::kvm_vcpu_init;
 use kvm_ioctls::{DeviceFd, Kvm, VcpuFd, VmFd};
@@ -42,6 +42,7 @@ pub struct Entry {
 impl Arch for Aarch64 {
     const NAME: &'static str = "aarch64";
     const PLATFORM: &'static [Part] = layout::PLATFORM;
+    const VIRTIO_SLOTS: VirtioSlots = layout::VIRTIO_SLOTS;
     /// Two thirds of a stock kernel's way to user space are self-tests of its RSA code, without assembly on this
     /// architecture.
     const DEFAULT_CMDLINE: &'static str = "console=ttyS0 panic=-1 quiet cryptomgr.notests";

@@ -23,7 +23,7 @@ mod aarch64;
 pub use aarch64::Aarch64 as Host;
 
 use kernel::BootProtocol;
-use platform::Part;
+use platform::{Part, VirtioSlots};
 
 /// What the boot loader leaves for the guest, beside the kernel itself.
 #[derive(Debug, Clone)]
@@ -48,6 +48,8 @@ pub trait Arch {
     const NAME: &'static str;
     /// The devices that every machine of this architecture has, and where.
     const PLATFORM: &'static [Part];
+    /// Where virtio-mmio devices go.
+    const VIRTIO_SLOTS: VirtioSlots;
     /// Kernel arguments where the config gives none.
     const DEFAULT_CMDLINE: &'static str;
     /// Bytes of kernel command line that a guest kernel accepts, without the NUL.

@@ -45,4 +45,33 @@ pub enum PartKind {
     PanicNotifier,
     /// The reset line of an i8042 keyboard controller, and nothing else of it.
     I8042,
+    /// A virtio device on the MMIO transport.
+    VirtioMmio,
+}
+
+/// Where the board puts virtio-mmio devices: one page each, and interrupts in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VirtioSlots {
+    /// First address.
+    pub base: u64,
+    /// Most devices.
+    pub count: u32,
+    /// Interrupt lines. Devices beyond them share, which edges allow: KVM keeps one that comes while another is served.
+    pub gsis: &'static [u32],
+}
+
+impl VirtioSlots {
+    const PAGE: u64 = 0x1000;
+
+    /// The place of device `index`, if there is one.
+    pub fn part(&self, index: u32) -> Option<Part> {
+        let line = index.checked_rem(u32::try_from(self.gsis.len()).ok()?)?;
+        (index < self.count).then_some(Part {
+            kind: PartKind::VirtioMmio,
+            space: Space::Mmio,
+            base: self.base + Self::PAGE * u64::from(index),
+            size: Self::PAGE,
+            gsi: Some(*self.gsis.get(line as usize)?),
+        })
+    }
 }

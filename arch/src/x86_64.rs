@@ -5,7 +5,7 @@
 use crate::{
     Arch, ArchError, Description, acpi,
     kernel::BootProtocol,
-    platform::{Part, PartKind, Space},
+    platform::{Part, PartKind, Space, VirtioSlots},
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::ops::Range;
@@ -99,6 +99,12 @@ impl Arch for X86_64 {
             gsi: None,
         },
     ];
+    /// Pins of the I/O APIC: first those beyond the 16 of a PC, then those of the 16 that nothing else uses.
+    const VIRTIO_SLOTS: VirtioSlots = VirtioSlots {
+        base: layout::VIRTIO_MMIO,
+        count: 64,
+        gsis: &[16, 17, 18, 19, 20, 21, 22, 23, 6, 7, 9, 10, 11, 12, 14, 15],
+    };
     /// Spares the guest what is pointless on such a machine: testing its crypto algorithms at every start (two thirds of
     /// Debian's whole boot), PCI's first mechanism and two more UARTs than the board has.
     /// Resets by the keyboard controller: after a panic before user space the kernel does not reach the ACPI register.

@@ -92,6 +92,14 @@ impl Setup {
     }
 }
 
+/// A device on its transport, as the owner of the machine sees it.
+pub trait Transport: Send + Sync {
+    /// Takes the queues home. All vCPUs are out of the guest.
+    fn pause(&self);
+    /// Sends the queues out again, before a vCPU runs.
+    fn resume(&self);
+}
+
 /// How interrupts reach the driver: the transport's part of [`Signals`].
 pub trait Interrupt: Send + Sync {
     /// A queue has used buffers (§2.3).

@@ -28,7 +28,7 @@ pub fn check(config: &raw::VmConfig) -> Result<VmSpec, ConfigError> {
     let boot = boot(&config.boot_source)?;
     let (vcpus, memory) = machine(&config.machine_config)?;
     cpu::cpu_config(config.cpu_config.as_ref())?;
-    devices::devices(config)?;
+    let devices = devices::devices(config)?;
     let logger = config.logger.as_ref().map(logger).transpose()?;
     let serial = serial(config.serial.as_ref())?;
     support::refuse_missing(config)?;
@@ -37,6 +37,7 @@ pub fn check(config: &raw::VmConfig) -> Result<VmSpec, ConfigError> {
         vcpus,
         memory,
         serial,
+        devices,
         on_reboot: match config.on_reboot {
             None | Some(raw::OnReboot::Restart) => spec::OnReboot::Restart,
             Some(raw::OnReboot::Exit) => spec::OnReboot::Exit,

@@ -1,6 +1,10 @@
 //! A machine that can be built: what [`super::check`] makes of a config. A spec that exists is valid.
 use std::path::PathBuf;
 
+mod devices;
+
+pub use devices::RngSpec;
+
 /// One microVM. Nothing has been opened or created yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmSpec {
@@ -12,10 +16,19 @@ pub struct VmSpec {
     pub memory: MemorySpec,
     /// Where the first serial port leads.
     pub serial: SerialSpec,
+    /// Virtio devices, in the order in which the guest finds them.
+    pub devices: Vec<DeviceSpec>,
     /// What a reboot of the guest does.
     pub on_reboot: OnReboot,
     /// Where log records go; `None` leaves the caller's logger alone.
     pub logger: Option<LoggerSpec>,
+}
+
+/// One virtio device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// A source of random numbers.
+    Rng(RngSpec),
 }
 
 /// What to boot.

@@ -69,6 +69,7 @@ pub fn spec(folder: &Path, program: Program, output: SerialOutput) -> VmSpec {
             input: SerialInput::None,
             output,
         },
+        devices: Vec::new(),
         on_reboot: OnReboot::Restart,
         logger: None,
     }

@@ -19,8 +19,13 @@ pub(super) fn table(parts: &[Part]) -> Sdt {
     if parts.iter().any(|part| part.kind == PartKind::AcpiPower) {
         Name::new("_S5_".into(), &Package::new(vec![&SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO])).to_aml_bytes(&mut aml);
     }
+    let mut virtio = 0;
     for part in parts {
         match part.kind {
+            PartKind::VirtioMmio => {
+                virtio_mmio(&mut aml, virtio, part);
+                virtio += 1;
+            }
             PartKind::Console => serial(&mut aml, "_SB_.COM1", 1, part),
             PartKind::AgentPort => serial(&mut aml, "_SB_.COM2", 2, part),
             PartKind::Ged => event_device(&mut aml, part),
@@ -108,10 +113,6 @@ fn panic_notifier(aml: &mut Vec<u8>, part: &Part) {
 }
 
 /// Adds a virtio-mmio device, which Linux knows as `LNRO0005`; `index` makes its name and its `_UID`.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for the virtio parts of the platform, which are yet to come")
-)]
 pub(super) fn virtio_mmio(aml: &mut Vec<u8>, index: u8, part: &Part) {
     let window = window(part);
     let interrupt = interrupt(part);
@@ -170,7 +171,9 @@ fn window(part: &Part) -> Option<Window> {
     }
 }
 
-/// The interrupt of `part`: edge-triggered, active high, its own, as an irqfd without resampling signals it.
+/// The interrupt of `part`: edge-triggered, active high, as an irqfd without resampling signals it. Virtio devices may
+/// have to share one.
 fn interrupt(part: &Part) -> Option<Interrupt> {
-    part.gsi.map(|gsi| Interrupt::new(true, true, false, false, gsi))
+    let shared = part.kind == PartKind::VirtioMmio;
+    part.gsi.map(|gsi| Interrupt::new(true, true, false, shared, gsi))
 }

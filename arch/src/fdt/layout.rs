@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Owns no state. Never looks at the host: what KVM grants is for `aarch64` to ask.
-use crate::platform::{Part, PartKind, Space};
+use crate::platform::{Part, PartKind, Space, VirtioSlots};
 use std::{iter, ops::Range};
 
 /// First byte of RAM. A kernel's `text_offset` counts from here; it is a multiple of 2 MiB.
@@ -44,6 +44,15 @@ pub const PLATFORM: &[Part] = &[
     part(PartKind::AgentPort, 0x4000_3000, Some(1)),
     part(PartKind::Gpio, 0x4000_4000, Some(2)),
 ];
+
+/// The interrupts after the platform's.
+pub const VIRTIO_SLOTS: VirtioSlots = VirtioSlots {
+    base: DEVICES.start,
+    count: 29,
+    gsis: &[
+        3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+    ],
+};
 
 const fn part(kind: PartKind, base: u64, gsi: Option<u32>) -> Part {
     Part {

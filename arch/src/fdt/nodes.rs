@@ -157,8 +157,19 @@ pub(super) fn part(fdt: &mut FdtWriter, part: &Part) -> Result<(), FdtError> {
         (PartKind::Console | PartKind::AgentPort, Space::Mmio) => serial(fdt, part),
         (PartKind::Rtc, Space::Mmio) => rtc(fdt, part),
         (PartKind::Gpio, Space::Mmio) => gpio(fdt, part),
+        (PartKind::VirtioMmio, Space::Mmio) => virtio(fdt, part),
         (kind, space) => Err(FdtError::Kind { kind, space }),
     }
+}
+
+fn virtio(fdt: &mut FdtWriter, part: &Part) -> Result<(), FdtError> {
+    let node = fdt.begin_node(&name(part))?;
+    fdt.property_string("compatible", "virtio,mmio")?;
+    window(fdt, part)?;
+    edge_interrupt(fdt, part)?;
+    fdt.property_null("dma-coherent")?;
+    fdt.end_node(node)?;
+    Ok(())
 }
 
 fn serial(fdt: &mut FdtWriter, part: &Part) -> Result<(), FdtError> {
@@ -222,6 +233,7 @@ fn name(part: &Part) -> String {
         PartKind::Console | PartKind::AgentPort => "serial",
         PartKind::Rtc => "rtc",
         PartKind::Gpio => "gpio",
+        PartKind::VirtioMmio => "virtio_mmio",
         _ => "device",
     };
     format!("{generic}@{:x}", part.base)

@@ -40,6 +40,8 @@ pub(super) const INITRD_END: u64 = 0x8000_0000;
 pub(super) const GED: u64 = 0xfe00_0000;
 /// The panic notifier.
 pub(super) const PVPANIC: u64 = 0xfe00_1000;
+/// The first virtio-mmio device; one page each.
+pub(super) const VIRTIO_MMIO: u64 = 0xfe10_0000;
 pub(super) const IO_APIC: u32 = 0xfec0_0000;
 pub(super) const LOCAL_APIC: u32 = 0xfee0_0000;
 /// KVM on Intel wants a page for an identity map and three for a task state, which the guest must leave alone.

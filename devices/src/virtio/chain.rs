@@ -1,9 +1,43 @@
 //! One request: the buffers that a chain of descriptors names, in the order of the chain.
-use super::{
-    memory::{Area, Buffers},
-    queue::{DESCRIPTOR, RingError},
-};
+use super::memory::{Area, Buffers};
 use vm_memory::{ByteValued, Bytes, GuestMemoryMmap};
+
+/// How a driver broke its ring. The device is lost until it is reset.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RingError {
+    /// A table of the ring lies outside memory, or not on its boundary (§2.7).
+    #[error("the {0} is not in guest memory, or misaligned")]
+    Table(&'static str),
+    /// More entries are available than the queue has (§2.7.13.3).
+    #[error("{0} buffers are available in a queue of {1}")]
+    Available(u16, u16),
+    /// A descriptor's number is not below the table's length.
+    #[error("descriptor {0} is beyond the table")]
+    Descriptor(u16),
+    /// A chain that has more descriptors than its table holds: it loops.
+    #[error("the chain of descriptor {0} loops")]
+    Loop(u16),
+    /// A buffer outside guest memory.
+    #[error("a buffer of {len} bytes at {at:#x} is not in guest memory")]
+    Buffer {
+        /// Its guest-physical address.
+        at: u64,
+        /// Its length in bytes.
+        len: u32,
+    },
+    /// A buffer for the driver's data after one for the device's (§2.7.4.2).
+    #[error("a readable buffer follows a writable one")]
+    Order,
+    /// More than 2^32 bytes in a chain (§2.7.5).
+    #[error("a chain of more than 4 GiB")]
+    Length,
+    /// An indirect table within an indirect table, with a successor, or of a length that is no multiple of 16 (§2.7.5.3).
+    #[error("an indirect table that is nested, continued or of a wrong length")]
+    Indirect,
+    /// What the device needs a chain to have and it has not.
+    #[error("{0}")]
+    Protocol(&'static str),
+}
 
 /// A descriptor (Virtio 1.2 §2.7.5).
 #[derive(Debug, Clone, Copy, Default)]
@@ -18,6 +52,9 @@ pub(super) struct Descriptor {
 #[allow(unsafe_code, reason = "a descriptor is plain integers without padding")]
 // SAFETY: four integers, 16 bytes, no padding; every bit pattern is valid.
 unsafe impl ByteValued for Descriptor {}
+
+/// Its bytes.
+const DESCRIPTOR: usize = size_of::<Descriptor>();
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;

@@ -422,6 +422,3 @@ impl<D: VirtioDevice> Engine for Placed<D> {
         Ok(self.device.stop(workers).into_iter().map(Ring::stop).collect())
     }
 }
-
-#[cfg(test)]
-mod tests;

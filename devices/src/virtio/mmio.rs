@@ -3,7 +3,7 @@
 //! Runs on the vCPU that makes the access. Kicks normally never come here: the board connects [`MmioTransport::kicks`] to
 //! the notify register by ioeventfds.
 use super::{
-    Interrupt, Signals,
+    Interrupt, Signals, Transport,
     function::{Function, Half, QueueField},
 };
 use crate::{
@@ -103,18 +103,18 @@ impl MmioTransport {
         &self.kicks
     }
 
-    /// Takes the queues home; all vCPUs are out of the guest.
-    pub fn pause(&self) {
+    fn lock(&self) -> MutexGuard<'_, Registers> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Transport for MmioTransport {
+    fn pause(&self) {
         self.lock().function.pause();
     }
 
-    /// Sends the queues out again.
-    pub fn resume(&self) {
+    fn resume(&self) {
         self.lock().function.resume();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Registers> {
-        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,11 +3,7 @@
 //! [`Queue`] is plain data; it moves into a [`Ring`] when the driver is ready and home again at a reset or a pause. A ring
 //! belongs to one worker and is used on that worker's thread. It checks all that a driver can get wrong, and never
 //! panics, loops or allocates by what a driver says.
-use super::{
-    Signals,
-    chain::{Chain, Descriptor},
-    memory::Area,
-};
+use super::{Signals, chain::Chain, memory::Area};
 use std::sync::{
     Arc,
     atomic::{AtomicU16, Ordering, fence},
@@ -15,45 +11,10 @@ use std::sync::{
 use vm_memory::{Bytes, GuestMemoryMmap, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
+pub use super::chain::RingError;
+
 /// The largest size that a split queue can have.
 pub const MAX_SIZE: u16 = 32768;
-
-/// How a driver broke its ring. The device is lost until it is reset.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum RingError {
-    /// A table of the ring lies outside memory, or not on its boundary (§2.7).
-    #[error("the {0} is not in guest memory, or misaligned")]
-    Table(&'static str),
-    /// More entries are available than the queue has (§2.7.13.3).
-    #[error("{0} buffers are available in a queue of {1}")]
-    Available(u16, u16),
-    /// A descriptor's number is not below the table's length.
-    #[error("descriptor {0} is beyond the table")]
-    Descriptor(u16),
-    /// A chain that has more descriptors than its table holds: it loops.
-    #[error("the chain of descriptor {0} loops")]
-    Loop(u16),
-    /// A buffer outside guest memory.
-    #[error("a buffer of {len} bytes at {at:#x} is not in guest memory")]
-    Buffer {
-        /// Its guest-physical address.
-        at: u64,
-        /// Its length in bytes.
-        len: u32,
-    },
-    /// A buffer for the driver's data after one for the device's (§2.7.4.2).
-    #[error("a readable buffer follows a writable one")]
-    Order,
-    /// More than 2^32 bytes in a chain (§2.7.5).
-    #[error("a chain of more than 4 GiB")]
-    Length,
-    /// An indirect table within an indirect table, with a successor, or of a length that is no multiple of 16 (§2.7.5.3).
-    #[error("an indirect table that is nested, continued or of a wrong length")]
-    Indirect,
-    /// What the device needs a chain to have and it has not.
-    #[error("{0}")]
-    Protocol(&'static str),
-}
 
 /// What a driver sets up of one queue, and how far both sides have come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -336,9 +297,6 @@ impl Ring {
             .map_err(|_| RingError::Table("used ring"))
     }
 }
-
-/// The bytes of a descriptor (§2.7.5).
-pub(super) const DESCRIPTOR: usize = size_of::<Descriptor>();
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@ use super::super::raw::{
     Balloon, Drive, MemoryHotplug, Metrics, MmdsConfig, NetworkInterface, Pmem, RateLimiter, TokenBucket, VmConfig,
     Vsock,
 };
+use super::super::spec::{DeviceSpec, RngSpec};
 use super::super::{
     error::ConfigError,
     shown::{join, quoted},
@@ -21,7 +22,8 @@ const SLOT_MIB: u64 = 128;
 const BLOCK_MIB: u64 = 2;
 
 /// Checks all device sections, in the order of the schema.
-pub(super) fn devices(config: &VmConfig) -> Result<(), ConfigError> {
+pub(super) fn devices(config: &VmConfig) -> Result<Vec<DeviceSpec>, ConfigError> {
+    let mut specs = Vec::new();
     drives(&config.drives)?;
     pmem(&config.pmem)?;
     one_root(config)?;
@@ -29,6 +31,7 @@ pub(super) fn devices(config: &VmConfig) -> Result<(), ConfigError> {
     config.vsock.as_ref().map_or(Ok(()), vsock)?;
     if let Some(entropy) = &config.entropy {
         rate_limiter("entropy.rate_limiter", entropy.rate_limiter.as_ref())?;
+        specs.push(DeviceSpec::Rng(RngSpec {}));
     }
     if let Some(device) = &config.balloon {
         balloon(device, config.machine_config.mem_size_mib)?;
@@ -37,7 +40,8 @@ pub(super) fn devices(config: &VmConfig) -> Result<(), ConfigError> {
     if let Some(service) = &config.mmds_config {
         mmds(service, &config.network_interfaces)?;
     }
-    config.metrics.as_ref().map_or(Ok(()), metrics)
+    config.metrics.as_ref().map_or(Ok(()), metrics)?;
+    Ok(specs)
 }
 
 fn drives(drives: &[Drive]) -> Result<(), ConfigError> {

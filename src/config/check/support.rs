@@ -108,6 +108,10 @@ fn devices(config: &VmConfig) -> [Gap; 7] {
     let boot = "Remove the key, and boot from an initrd or a kernel bundle";
     let network = &config.network_interfaces;
     let hotplug = config.memory_hotplug.as_ref();
+    let limiter = config
+        .entropy
+        .as_ref()
+        .and_then(|entropy| entropy.rate_limiter.as_ref());
     [
         gap("drives", not_empty(&config.drives), "has no block devices", boot),
         gap(
@@ -123,7 +127,12 @@ fn devices(config: &VmConfig) -> [Gap; 7] {
             REMOVE,
         ),
         gap("vsock", set(config.vsock.as_ref()), "has no vsock device", REMOVE),
-        gap("entropy", set(config.entropy.as_ref()), "has no entropy device", REMOVE),
+        gap(
+            "entropy.rate_limiter",
+            set(limiter),
+            "does not limit random numbers",
+            REMOVE,
+        ),
         gap("balloon", set(config.balloon.as_ref()), "has no memory balloon", REMOVE),
         gap(
             "memory-hotplug",

@@ -22,6 +22,7 @@ fn plain(kernel: &str) -> VmSpec {
             huge_pages: HugePages::Transparent,
         },
         serial: SerialSpec::default(),
+        devices: Vec::new(),
         on_reboot: OnReboot::Restart,
         logger: None,
     }

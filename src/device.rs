@@ -1,0 +1,45 @@
+//! What virtio devices need of the host: opened once per VM, plugged anew into each machine.
+//!
+//! Runs on the thread that builds the VM. A [`Backend`] outlives the machines: after a reset of the guest the same files and
+//! sockets serve the next one.
+use crate::{
+    board::{Board, BoardError},
+    config::spec::DeviceSpec,
+};
+use std::io;
+
+mod rng;
+
+/// Why a device could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// No place on the board.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// The system refused a descriptor.
+    #[error("cannot make {name}; raise the limit on open files")]
+    Resource {
+        /// The device.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The host's side of a device.
+pub(crate) trait Backend: Send + Sync {
+    /// Makes the device of one machine and plugs it.
+    fn plug(&self, board: &mut Board<'_>) -> Result<(), DeviceError>;
+}
+
+/// Opens what the devices name, in their order.
+pub(crate) fn open(specs: &[DeviceSpec]) -> Result<Vec<Box<dyn Backend>>, DeviceError> {
+    specs
+        .iter()
+        .map(|spec| -> Result<Box<dyn Backend>, DeviceError> {
+            Ok(match spec {
+                DeviceSpec::Rng(spec) => Box::new(rng::Rng::open(spec)),
+            })
+        })
+        .collect()
+}
