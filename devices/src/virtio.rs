@@ -167,5 +167,5 @@ impl fmt::Debug for Signals {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

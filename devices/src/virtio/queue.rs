@@ -3,7 +3,7 @@
 //! [`Queue`] is plain data; it moves into a [`Ring`] when the driver is ready and home again at a reset or a pause. A ring
 //! belongs to one worker and is used on that worker's thread. It checks all that a driver can get wrong, and never
 //! panics, loops or allocates by what a driver says.
-use super::{Signals, chain::Chain, memory::Area};
+use super::{EventOps, EventSet, Events, Signals, chain::Chain, memory::Area};
 use std::sync::{
     Arc,
     atomic::{AtomicU16, Ordering, fence},
@@ -12,9 +12,6 @@ use vm_memory::{Bytes, GuestMemoryMmap, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use super::chain::RingError;
-
-/// The largest size that a split queue can have.
-pub const MAX_SIZE: u16 = 32768;
 
 /// What a driver sets up of one queue, and how far both sides have come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +127,16 @@ impl Ring {
     /// Entries of the queue.
     pub fn size(&self) -> u16 {
         self.queue.size
+    }
+
+    /// Has `ops` call the worker at each kick, with `data`. The event is watched for edges: every kick is one, so the worker
+    /// need not read it.
+    pub fn watch(&self, ops: &mut EventOps, data: u32) {
+        let events = Events::with_data(&*self.kick, data, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        if let Err(error) = ops.add(events) {
+            self.signals
+                .fail(format_args!("cannot watch queue {}: {error}", self.index));
+        }
     }
 
     /// The event that the driver's kick signals.

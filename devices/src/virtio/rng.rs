@@ -2,7 +2,7 @@
 //!
 //! The worker runs on an I/O thread. A request is filled up to [`MAX_REQUEST`] bytes, whatever the driver asks for.
 use super::{
-    EventOps, EventSet, Events, MutEventSubscriber, Setup, VirtioDevice,
+    EventOps, Events, MutEventSubscriber, Setup, VirtioDevice,
     chain::Chain,
     config_space::ConfigSpace,
     queue::{Ring, RingError},
@@ -69,14 +69,10 @@ pub struct RngWorker {
 
 impl MutEventSubscriber for RngWorker {
     fn init(&mut self, ops: &mut EventOps) {
-        if let Err(error) = ops.add(Events::new(self.ring.kick(), EventSet::IN)) {
-            log::error!("rng: cannot watch its queue: {error}");
-        }
+        self.ring.watch(ops, 0);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        // Whatever was counted, the ring says what there is to do.
-        let _ = self.ring.kick().read();
         let source = self.source;
         if let Err(error) = self.ring.drain(|chain| serve(chain, source)) {
             self.ring.fail(&error);

@@ -1,4 +1,9 @@
 //! The driver's side of a queue, for tests and fuzz targets: it writes what it is told, right or wrong.
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
 use super::{
     Interrupt, Signals,
     queue::{Queue, Ring},
