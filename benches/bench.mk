@@ -4,7 +4,7 @@ BENCH_ARCHS ?= x86_64 aarch64
 BENCH ?=
 PROBE = -p coracle-measure --bin coracle-probe --profile guest --target $(ARCH)-unknown-linux-gnu
 
-.PHONY: bench bench-inputs
+.PHONY: bench bench-inputs bench-micro
 
 bench: ## measure boots in the emulated host and starts on /dev/kvm, and compare
 	cargo build --release --bin coracle
@@ -19,3 +19,6 @@ else
 	RUSTC=$(CROSS_RUSTC) cargo rustc $(PROBE) --target-dir target/cross $(STATIC)
 endif
 	target/release/coracle kernel build --arch $(ARCH)
+
+bench-micro: ## measure single steps: an access on the bus, a request in its ring
+	cargo bench --package coracle-micro
