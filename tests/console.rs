@@ -32,10 +32,10 @@ use support::{
     tiny::{Folder, Program, kernel, pattern, sum},
 };
 
-/// 64-byte blocks in 10 MiB; a tenth of that in an emulated host, where each byte is a VM exit of some 70 µs.
-fn ten_mebibytes() -> u32 {
+/// So many bytes; an eighth of them in an emulated host, where each is a VM exit of some 70 µs.
+fn mebibytes(count: u32) -> u32 {
     let emulated = env::var_os("CORACLE_EMULATED_HOST").is_some();
-    (if emulated { 1 } else { 10 }) << 14
+    if emulated { count << 17 } else { count << 20 }
 }
 
 fn run(folder: &Path, program: Program) -> Run {
@@ -46,7 +46,7 @@ fn run(folder: &Path, program: Program) -> Run {
 #[test]
 fn ten_mebibytes_of_output_arrive_intact() {
     let folder = Folder::new("output");
-    let blocks = ten_mebibytes();
+    let blocks = mebibytes(10) / 64;
     let ended = run(&folder, Program::Pattern(blocks)).end().code(0);
     assert!(
         ended.console == pattern(blocks),
@@ -105,8 +105,9 @@ fn standard_streams_may_be_closed() {
 #[test]
 fn a_mebibyte_of_input_arrives_intact() {
     let folder = Folder::new("input");
-    let pasted: Vec<u8> = pattern(1 << 14);
-    let mut running = run(&folder, Program::Sum(1 << 20)).stdin(Stdio::piped()).start();
+    let bytes = mebibytes(1);
+    let pasted: Vec<u8> = pattern(bytes / 64);
+    let mut running = run(&folder, Program::Sum(bytes)).stdin(Stdio::piped()).start();
     running.type_in(&pasted);
     assert_eq!(running.end().code(0).console, sum(&pasted));
 }

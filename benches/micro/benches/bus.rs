@@ -1,5 +1,9 @@
 //! What a guest access to a device costs before the device sees it.
-#![allow(missing_docs, clippy::unwrap_used, reason = "criterion's macros; a benchmark fails by panicking")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "criterion's macros; a benchmark fails by panicking"
+)]
 use coracle_devices::bus::{Bus, BusDevice, Effect};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::{hint::black_box, sync::Arc};

@@ -1,5 +1,9 @@
 //! What a request costs in the ring itself: taking a chain of so many buffers and returning it.
-#![allow(missing_docs, clippy::unwrap_used, reason = "criterion's macros; a benchmark fails by panicking")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "criterion's macros; a benchmark fails by panicking"
+)]
 use coracle_devices::virtio::testing::Driver;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
