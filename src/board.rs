@@ -16,7 +16,10 @@ use coracle_devices::{
     gpio::Gpio,
     i8042::I8042,
     irq::IrqLine,
-    pci_ports::PciPorts,
+    pci::{
+        ports::ConfigPorts,
+        root::{Apertures, Root},
+    },
     pvpanic::Pvpanic,
     rtc::Rtc,
     serial::Serial,
@@ -164,7 +167,10 @@ impl<'a> Board<'a> {
                     self.plug("the power button", part, gpio)?;
                 }
                 PartKind::AcpiPower => self.plug("the power registers", part, Arc::new(AcpiPower))?,
-                PartKind::PciPorts => self.plug("the PCI ports", part, Arc::new(PciPorts::default()))?,
+                PartKind::PciPorts => {
+                    let root = Root::new(Apertures { memory: 0..0, io: 0..0 });
+                    self.plug("the PCI ports", part, Arc::new(ConfigPorts::new(Arc::new(root))))?;
+                }
                 PartKind::PanicNotifier => self.plug("the panic notifier", part, Arc::new(Pvpanic))?,
                 PartKind::I8042 => self.plug("the reset line", part, Arc::new(I8042::default()))?,
                 // No machine has one from the start.

@@ -8,7 +8,7 @@ pub mod ged;
 pub mod gpio;
 pub mod i8042;
 pub mod irq;
-pub mod pci_ports;
+pub mod pci;
 mod primecell;
 pub mod pvpanic;
 pub mod rtc;
