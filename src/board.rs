@@ -171,6 +171,7 @@ impl<'a> Board<'a> {
                     let root = Root::new(Apertures { memory: 0..0, io: 0..0 });
                     self.plug("the PCI ports", part, Arc::new(ConfigPorts::new(Arc::new(root))))?;
                 }
+                PartKind::PciConfig | PartKind::PciMemory | PartKind::PciIo | PartKind::MessageFrame => {}
                 PartKind::PanicNotifier => self.plug("the panic notifier", part, Arc::new(Pvpanic))?,
                 PartKind::I8042 => self.plug("the reset line", part, Arc::new(I8042::default()))?,
                 // No machine has one from the start.

@@ -155,7 +155,7 @@ impl Blueprint {
 fn create(count: u32) -> Result<(Kvm, VmFd, <Host as Arch>::Irqchip, Vec<VcpuFd>), BuildError> {
     let kvm = kvm::open(count)?;
     let vm = kvm::create_vm(&kvm)?;
-    let (irqchip, cpus) = Host::create_cpus(&kvm, &vm, count)?;
+    let (irqchip, cpus) = Host::create_cpus(&kvm, &vm, count, 0)?;
     Ok((kvm, vm, irqchip, cpus))
 }
 

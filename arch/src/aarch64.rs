@@ -4,7 +4,7 @@
 //! [`Arch::set_up_cpu`], which may run on the vCPU's. Never keeps guest memory.
 use crate::fdt::{self, layout};
 use crate::kernel::BootProtocol;
-use crate::platform::{Part, VirtioSlots};
+use crate::platform::{Messages, Part, VirtioSlots};
 use crate::{Arch, ArchError, Description};
 use kvm_bindings::kvm_vcpu_init;
 use kvm_ioctls::{DeviceFd, Kvm, VcpuFd, VmFd};
@@ -43,6 +43,8 @@ impl Arch for Aarch64 {
     const NAME: &'static str = "aarch64";
     const PLATFORM: &'static [Part] = layout::PLATFORM;
     const VIRTIO_SLOTS: VirtioSlots = layout::VIRTIO_SLOTS;
+    const PCI: &'static [Part] = layout::PCI;
+    const MESSAGES: Messages = layout::MESSAGES;
     /// Two thirds of a stock kernel's way to user space are self-tests of its RSA code, without assembly on this
     /// architecture.
     const DEFAULT_CMDLINE: &'static str = "console=ttyS0 panic=-1 quiet cryptomgr.notests";
@@ -60,11 +62,11 @@ impl Arch for Aarch64 {
     }
 
     /// The GIC's device first, for it decides how many vCPUs there may be; its registers last, for they depend on them.
-    fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u32) -> Result<(Irqchip, Vec<VcpuFd>), ArchError> {
+    fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u32, messages: u32) -> Result<(Irqchip, Vec<VcpuFd>), ArchError> {
         let (device, gic) = gic::create(vm, count)?;
         let target = cpu::target(kvm, vm)?;
         let cpus = cpu::create(vm, count, &target)?;
-        gic::start(&device, &gic)?;
+        gic::start(&device, &gic, messages)?;
         Ok((Irqchip { device, gic, target }, cpus))
     }
 

@@ -1,4 +1,4 @@
-//! ACPI tables of a hardware-reduced x86 machine (ACPI 6.5, §4.1): RSDP, XSDT, FADT, MADT, DSDT. Pure bytes, compiled on
+//! ACPI tables of a hardware-reduced x86 machine (ACPI 6.5, §4.1): RSDP, XSDT, FADT, MADT, MCFG, DSDT. Pure bytes, compiled on
 //! both architectures.
 //!
 //! The tables name what the board plugged and say of everything else that it is absent, so that a guest probes little.
@@ -14,6 +14,7 @@ use acpi_tables::{
 
 mod dsdt;
 mod madt;
+mod pci;
 #[cfg(test)]
 mod tests;
 
@@ -61,8 +62,11 @@ pub fn tables(machine: &Machine<'_>, at: u64) -> Tables {
     let dsdt = place(&dsdt::table(machine.parts));
     let fadt = place(&fadt(machine.parts, dsdt));
     let madt = place(&madt::table(machine));
+    let mcfg = pci::mcfg(machine.parts).map(|table| place(&table));
     let mut xsdt = sdt(*b"XSDT", 1);
-    xsdt.append_slice(&[fadt.to_le_bytes(), madt.to_le_bytes()].concat());
+    for table in [Some(fadt), Some(madt), mcfg].into_iter().flatten() {
+        xsdt.append_slice(&table.to_le_bytes());
+    }
     let xsdt = place(&xsdt);
     let mut rsdp = Vec::new();
     Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);

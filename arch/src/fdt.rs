@@ -9,6 +9,7 @@ use vm_fdt::FdtWriter;
 
 pub mod layout;
 mod nodes;
+mod pci;
 #[cfg(test)]
 mod tests;
 
@@ -83,11 +84,11 @@ pub fn build(machine: &Machine<'_>) -> Result<Vec<u8>, FdtError> {
     nodes::memory(&mut fdt, machine.ram)?;
     nodes::cpus(&mut fdt, machine.cpus)?;
     nodes::psci(&mut fdt)?;
-    nodes::gic(&mut fdt, machine.gic)?;
+    nodes::gic(&mut fdt, machine.gic, &parts)?;
     nodes::timer(&mut fdt, machine)?;
     nodes::clock(&mut fdt, &parts)?;
     for part in &parts {
-        nodes::part(&mut fdt, part)?;
+        nodes::part(&mut fdt, part, &parts)?;
     }
     fdt.end_node(root)?;
 

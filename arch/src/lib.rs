@@ -23,7 +23,7 @@ mod aarch64;
 pub use aarch64::Aarch64 as Host;
 
 use kernel::BootProtocol;
-use platform::{Part, VirtioSlots};
+use platform::{Messages, Part, VirtioSlots};
 
 /// What the boot loader leaves for the guest, beside the kernel itself.
 #[derive(Debug, Clone)]
@@ -50,6 +50,10 @@ pub trait Arch {
     const PLATFORM: &'static [Part];
     /// Where virtio-mmio devices go.
     const VIRTIO_SLOTS: VirtioSlots;
+    /// What makes a PCI bus of which the guest is told; only machines with PCI functions have it.
+    const PCI: &'static [Part];
+    /// How messages of PCI functions become interrupts.
+    const MESSAGES: Messages;
     /// Kernel arguments where the config gives none.
     const DEFAULT_CMDLINE: &'static str;
     /// Bytes of kernel command line that a guest kernel accepts, without the NUL.
@@ -63,8 +67,9 @@ pub trait Arch {
     fn memory_ranges(bytes: u64) -> Vec<Range<u64>>;
     /// Where an initrd of `size` bytes goes, page-aligned, in RAM and clear of `kernel`.
     fn initrd_address(ram: &[Range<u64>], kernel: &Range<u64>, size: u64) -> Option<u64>;
-    /// Creates the interrupt controller and `count` vCPUs, in the order that this architecture wants.
-    fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u32) -> Result<(Self::Irqchip, Vec<VcpuFd>), ArchError>;
+    /// Creates the interrupt controller and `count` vCPUs, in the order that this architecture wants. PCI functions will
+    /// send `messages` different messages at most.
+    fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u32, messages: u32) -> Result<(Self::Irqchip, Vec<VcpuFd>), ArchError>;
     /// Writes the hardware description and the boot parameters into guest memory.
     fn describe(
         memory: &GuestMemoryMmap,

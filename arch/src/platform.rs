@@ -39,8 +39,16 @@ pub enum PartKind {
     Gpio,
     /// ACPI sleep-control, sleep-status and reset registers (hardware-reduced ACPI).
     AcpiPower,
-    /// The configuration ports of a PCI bus that holds a host bridge alone.
+    /// The configuration ports of a PCI bus, which holds a host bridge at least.
     PciPorts,
+    /// The config spaces of the PCI bus as memory (ECAM). Plugged, as the following three, only with PCI functions.
+    PciConfig,
+    /// Memory that PCI functions may decode.
+    PciMemory,
+    /// Ports that PCI functions may decode.
+    PciIo,
+    /// A GICv2m frame, where messages of PCI functions become shared interrupts.
+    MessageFrame,
     /// A pvpanic register, by which the guest's kernel tells of its panic.
     PanicNotifier,
     /// The reset line of an i8042 keyboard controller, and nothing else of it.
@@ -74,4 +82,35 @@ impl VirtioSlots {
             gsi: Some(*self.gsis.get(line as usize)?),
         })
     }
+}
+
+/// How the messages of PCI functions reach a CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Messages {
+    /// KVM sends a message itself, by a route of its own on a GSI from `first` on. Setting routes replaces all that there
+    /// are, so those of the interrupt lines come along.
+    Routed {
+        /// The first GSI that is no line's.
+        first: u32,
+        /// The lines' routes.
+        lines: &'static [Line],
+    },
+    /// Writing the number of a shared interrupt to a register raises it.
+    Frame {
+        /// Of the register.
+        register: u64,
+        /// The first such interrupt, as `KVM_IRQFD` counts.
+        first: u32,
+    },
+}
+
+/// KVM's route of an interrupt line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    /// The line.
+    pub gsi: u32,
+    /// KVM's number of the interrupt controller.
+    pub chip: u32,
+    /// Its input.
+    pub pin: u32,
 }

@@ -1,11 +1,10 @@
 //! The x86_64 half of [`Arch`]: a PC without firmware, described by hardware-reduced ACPI.
 //!
-//! Runs on the thread that builds the VM. There is no 8254, no 8259 that is used, no CMOS clock and no PCI: kvm-clock,
-//! the TSC-deadline timer, the APICs and the devices of [`X86_64::PLATFORM`] are the machine.
+//! Runs on the thread that builds the VM. There is no 8254, no 8259 that is used and no CMOS clock: kvm-clock, the TSC-deadline timer, the APICs and the devices of [`X86_64::PLATFORM`] are the machine.
 use crate::{
     Arch, ArchError, Description, acpi,
     kernel::BootProtocol,
-    platform::{Part, PartKind, Space, VirtioSlots},
+    platform::{Messages, Part, PartKind, Space, VirtioSlots},
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::ops::Range;
@@ -13,6 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 mod cpuid;
 mod cpus;
+mod irq_lines;
 #[cfg(test)]
 mod kvm_tests;
 mod layout;
@@ -105,6 +105,33 @@ impl Arch for X86_64 {
         count: 64,
         gsis: &[16, 17, 18, 19, 20, 21, 22, 23, 6, 7, 9, 10, 11, 12, 14, 15],
     };
+    const PCI: &'static [Part] = &[
+        Part {
+            kind: PartKind::PciConfig,
+            space: Space::Mmio,
+            base: layout::PCI_CONFIG,
+            size: 1 << 20,
+            gsi: None,
+        },
+        Part {
+            kind: PartKind::PciMemory,
+            space: Space::Mmio,
+            base: layout::PCI_MEMORY.start,
+            size: layout::PCI_MEMORY.end - layout::PCI_MEMORY.start,
+            gsi: None,
+        },
+        Part {
+            kind: PartKind::PciIo,
+            space: Space::Pio,
+            base: layout::PCI_IO.start,
+            size: layout::PCI_IO.end - layout::PCI_IO.start,
+            gsi: None,
+        },
+    ];
+    const MESSAGES: Messages = Messages::Routed {
+        first: irq_lines::COUNT,
+        lines: &irq_lines::ROUTES,
+    };
     /// Spares the guest what is pointless on such a machine: testing its crypto algorithms at every start (two thirds of
     /// Debian's whole boot), PCI's first mechanism and two more UARTs than the board has.
     /// Resets by the keyboard controller: after a panic before user space the kernel does not reach the ACPI register.
@@ -123,7 +150,7 @@ impl Arch for X86_64 {
         memory_map::initrd_address(ram, kernel, size)
     }
 
-    fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u32) -> Result<(Irqchip, Vec<VcpuFd>), ArchError> {
+    fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u32, _messages: u32) -> Result<(Irqchip, Vec<VcpuFd>), ArchError> {
         cpus::create(kvm, vm, count)
     }
 

@@ -5,6 +5,7 @@
 pub mod acpi_power;
 pub mod bus;
 pub mod ged;
+pub mod gicv2m;
 pub mod gpio;
 pub mod i8042;
 pub mod irq;

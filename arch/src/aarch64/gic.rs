@@ -2,7 +2,7 @@
 //!
 //! KVM's default routing makes `KVM_IRQFD`'s GSI n the shared interrupt n, so no routing table is set.
 use crate::ArchError;
-use crate::fdt::layout::{Gic, INTERRUPTS, MAX_CPUS};
+use crate::fdt::layout::{Gic, MAX_CPUS, interrupts};
 use kvm_bindings::{
     KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
     KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST,
@@ -51,8 +51,8 @@ fn device(vm: &VmFd, type_: u32) -> Result<DeviceFd, kvm_ioctls::Error> {
     vm.create_device(&mut kvm_create_device { type_, fd: 0, flags: 0 })
 }
 
-/// Places and starts the device, after the last vCPU was created.
-pub(super) fn start(device: &DeviceFd, gic: &Gic) -> Result<(), ArchError> {
+/// Places and starts the device, after the last vCPU was created, with room for so many messages.
+pub(super) fn start(device: &DeviceFd, gic: &Gic, messages: u32) -> Result<(), ArchError> {
     let windows = match gic {
         Gic::V2 {
             distributor,
@@ -82,7 +82,7 @@ pub(super) fn start(device: &DeviceFd, gic: &Gic) -> Result<(), ArchError> {
         device,
         KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
         0,
-        &INTERRUPTS,
+        &interrupts(messages),
         "size the interrupt controller",
     )?;
     set(

@@ -57,7 +57,7 @@ fn describe(
 fn as_many_cpus_as_asked_for_each_with_an_affinity_of_its_own() {
     for count in [1, 2, 8, 64, 123] {
         let (kvm, vm) = vm();
-        match Aarch64::create_cpus(&kvm, &vm, count) {
+        match Aarch64::create_cpus(&kvm, &vm, count, 0) {
             Ok((chip, cpus)) => {
                 let mpidrs: BTreeSet<u64> = cpus.iter().map(|cpu| cpu::mpidr(cpu).unwrap()).collect();
                 assert_eq!(mpidrs.len(), count as usize);
@@ -74,7 +74,7 @@ fn as_many_cpus_as_asked_for_each_with_an_affinity_of_its_own() {
 #[test]
 fn more_cpus_than_there_is_room_for_are_refused() {
     let (kvm, vm) = vm();
-    let error = Aarch64::create_cpus(&kvm, &vm, MAX_CPUS + 1).unwrap_err();
+    let error = Aarch64::create_cpus(&kvm, &vm, MAX_CPUS + 1, 0).unwrap_err();
     assert_eq!(error.to_string(), "513 vCPUs do not fit; aarch64 has room for 512");
 }
 
@@ -82,7 +82,7 @@ fn more_cpus_than_there_is_room_for_are_refused() {
 fn only_the_first_cpu_starts_by_itself() {
     let (kvm, vm) = vm();
     let memory = memory(&vm);
-    let (chip, cpus) = Aarch64::create_cpus(&kvm, &vm, 3).unwrap();
+    let (chip, cpus) = Aarch64::create_cpus(&kvm, &vm, 3, 0).unwrap();
     let entry = describe(
         &memory,
         &chip,
@@ -109,7 +109,7 @@ fn the_guest_finds_the_device_tree_in_x0_at_each_start() {
     let code = [0xd2a8_0001_u32, 0xf900_0020, 0x52b0_8000, 0x7280_0100, 0xd400_0002];
     let (kvm, vm) = vm();
     let memory = memory(&vm);
-    let (chip, mut cpus) = Aarch64::create_cpus(&kvm, &vm, 1).unwrap();
+    let (chip, mut cpus) = Aarch64::create_cpus(&kvm, &vm, 1, 0).unwrap();
     let entry_point = layout::RAM_BASE + 0x1000;
     memory
         .write_slice(&code.map(u32::to_le_bytes).concat(), GuestAddress(entry_point))
@@ -152,7 +152,7 @@ fn the_boot_cpu_can_switch_on_all_others() {
     let (kvm, vm) = vm();
     let memory = memory(&vm);
     // A GICv2 refuses before it creates anything.
-    let cpus = Aarch64::create_cpus(&kvm, &vm, 64).or_else(|_| Aarch64::create_cpus(&kvm, &vm, 8));
+    let cpus = Aarch64::create_cpus(&kvm, &vm, 64, 0).or_else(|_| Aarch64::create_cpus(&kvm, &vm, 8, 0));
     let (chip, cpus) = cpus.unwrap();
     let mpidrs: Vec<u64> = cpus.iter().map(|cpu| cpu::mpidr(cpu).unwrap()).collect();
     let affinities: Vec<u8> = mpidrs[1..]
@@ -190,7 +190,7 @@ fn first_word(mut cpu: VcpuFd) -> u64 {
 #[test]
 fn an_irqfds_gsi_is_the_number_of_the_shared_interrupt() {
     let (kvm, vm) = vm();
-    let (chip, _cpus) = Aarch64::create_cpus(&kvm, &vm, 1).unwrap();
+    let (chip, _cpus) = Aarch64::create_cpus(&kvm, &vm, 1, 0).unwrap();
     let register = |offset: u32, value: &mut u32, write: bool| {
         let mut attr = kvm_device_attr {
             flags: 0,
@@ -228,7 +228,7 @@ fn an_irqfds_gsi_is_the_number_of_the_shared_interrupt() {
 fn a_kernel_for_x86_is_refused_by_name() {
     let (kvm, vm) = vm();
     let memory = memory(&vm);
-    let (chip, cpus) = Aarch64::create_cpus(&kvm, &vm, 1).unwrap();
+    let (chip, cpus) = Aarch64::create_cpus(&kvm, &vm, 1, 0).unwrap();
     let error = describe(&memory, &chip, &cpus, &BootProtocol::Pvh { entry: 0 }).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -1,5 +1,5 @@
 //! The DSDT: the plugged devices, in AML.
-use super::{SLEEP_TYPE_S5, sdt};
+use super::{SLEEP_TYPE_S5, pci, sdt};
 use crate::platform::{Part, PartKind, Space};
 use acpi_tables::{
     Aml,
@@ -30,8 +30,16 @@ pub(super) fn table(parts: &[Part]) -> Sdt {
             PartKind::AgentPort => serial(&mut aml, "_SB_.COM2", 2, part),
             PartKind::Ged => event_device(&mut aml, part),
             PartKind::PanicNotifier => panic_notifier(&mut aml, part),
-            // The FADT has it, or Linux does not ask ACPI for it, or it is another architecture's.
-            PartKind::AcpiPower | PartKind::I8042 | PartKind::PciPorts | PartKind::Rtc | PartKind::Gpio => {}
+            PartKind::PciConfig => pci::bridge(&mut aml, part, parts),
+            // The FADT has it, or the PCI bridge, or Linux does not ask ACPI for it, or it is another architecture's.
+            PartKind::AcpiPower
+            | PartKind::I8042
+            | PartKind::PciPorts
+            | PartKind::PciMemory
+            | PartKind::PciIo
+            | PartKind::MessageFrame
+            | PartKind::Rtc
+            | PartKind::Gpio => {}
         }
     }
     let mut table = sdt(*b"DSDT", 2);

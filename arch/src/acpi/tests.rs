@@ -166,3 +166,58 @@ fn the_power_off_package_holds_the_sleep_type() {
     let aml = [&[0x08][..], b"_S5_", &[0x12, 7, 4, 0x0a, SLEEP_TYPE_S5, 0, 0, 0]].concat();
     assert_eq!(&find(&bytes(1, PARTS), *b"DSDT")[36..49], &aml);
 }
+
+const PCI: &[Part] = &[
+    Part {
+        kind: PartKind::PciConfig,
+        space: Space::Mmio,
+        base: 0xf000_0000,
+        size: 1 << 20,
+        gsi: None,
+    },
+    Part {
+        kind: PartKind::PciMemory,
+        space: Space::Mmio,
+        base: 0xe000_0000,
+        size: 0x1000_0000,
+        gsi: None,
+    },
+    Part {
+        kind: PartKind::PciIo,
+        space: Space::Pio,
+        base: 0x1000,
+        size: 0xf000,
+        gsi: None,
+    },
+];
+
+#[test]
+fn the_mcfg_names_the_config_spaces_of_one_bus() {
+    let mcfg = find(&bytes(1, PCI), *b"MCFG");
+    assert_eq!(mcfg.len(), 36 + 8 + 16);
+    assert_eq!(u64_at(&mcfg, 44), 0xf000_0000);
+    assert_eq!(&mcfg[52..], [0; 8], "segment 0, buses 0 to 0");
+    let entries = |parts: &[Part]| {
+        let bytes = bytes(1, parts);
+        table(&bytes, u64_at(&bytes, 24)).len() / 8
+    };
+    assert_eq!(entries(PCI), entries(PARTS) + 1, "none without PCI");
+}
+
+#[test]
+fn the_pci_bridge_decodes_its_apertures_and_the_config_spaces_are_kept() {
+    let dsdt = find(&bytes(1, PCI), *b"DSDT");
+    for name in [&b"PCI0"[..], b"_BBN", b"_SEG", b"PCIC"] {
+        assert!(contains(&dsdt, name), "{}", String::from_utf8_lossy(name));
+    }
+    // WordBusNumber 0..=0, WordIO 0x1000..=0xffff, DWordMemory 0xe0000000..=0xefffffff, the end.
+    let resources = [
+        &[0x88, 13, 0, 2, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0][..],
+        &[0x88, 13, 0, 1, 12, 3, 0, 0, 0, 0x10, 0xff, 0xff, 0, 0, 0, 0xf0],
+        &[0x87, 23, 0, 0, 12, 1, 0, 0, 0, 0, 0, 0, 0, 0xe0, 0xff, 0xff, 0xff, 0xef],
+        &[0, 0, 0, 0, 0, 0, 0, 0x10, 0x79],
+    ];
+    assert!(contains(&dsdt, &resources.concat()));
+    // Memory32Fixed(ReadWrite, 0xf0000000, 0x100000)
+    assert!(contains(&dsdt, &[0x86, 9, 0, 1, 0, 0, 0, 0xf0, 0, 0, 0x10, 0, 0x79]));
+}

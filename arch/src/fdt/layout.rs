@@ -1,15 +1,16 @@
 //! The physical address map of an aarch64 machine, as constants and pure functions.
 //!
 //! ```text
-//! 0x0000_0000  free: a PCI window and ITS frames would go here
+//! 0x1000_0000  memory that PCI functions may decode, 256 MiB
+//! 0x2000_0000  config spaces of PCI's bus 0, 1 MiB
 //! 0x3bff_0000  lowest redistributor of 512 vCPUs; they end at the distributor and grow downward
 //! 0x3fff_0000  GICv3 distributor, 64 KiB (GICv2: distributor 4 KiB, CPU interface at 0x3fff_2000)
-//! 0x4000_0000  devices, one page each: platform first, from 0x4001_0000 on those that the board hands out
+//! 0x4000_0000  devices, one page each: frame for messages, platform, from 0x4001_0000 on those that the board hands out
 //! 0x8000_0000  RAM: kernel at its start; initrd, then the device tree below RAM's end or 32 GiB up, what is lower
 //! ```
 //!
 //! Owns no state. Never looks at the host: what KVM grants is for `aarch64` to ask.
-use crate::platform::{Part, PartKind, Space, VirtioSlots};
+use crate::platform::{Messages, Part, PartKind, Space, VirtioSlots};
 use std::{iter, ops::Range};
 
 /// First byte of RAM. A kernel's `text_offset` counts from here; it is a multiple of 2 MiB.
@@ -21,11 +22,21 @@ pub const FDT_SPACE: u64 = 2 << 20;
 const BOOT_WINDOW: u64 = 32 << 30;
 /// Where and how big the window is in which the board may place further devices, one page each.
 pub const DEVICES: Range<u64> = 0x4001_0000..RAM_BASE;
-/// Interrupt identifiers in all, of which the first 32 belong to each CPU. Linux writes dozens of distributor
-/// registers per 64 of them, each a VM exit, so there are no more than devices can use.
-pub const INTERRUPTS: u32 = 64;
-/// Shared interrupts, counted from 0 as `KVM_IRQFD` does.
-pub const SPIS: Range<u32> = 0..INTERRUPTS - 32;
+/// Interrupt identifiers in all, of which the first 32 belong to each CPU, on a machine without messages. Linux writes
+/// dozens of distributor registers per 64 of them, each a VM exit, so there are no more than devices can use.
+const INTERRUPTS: u32 = 64;
+/// Most that KVM's interrupt controllers have.
+const MOST_INTERRUPTS: u32 = 992;
+/// Shared interrupts that are lines, counted from 0 as `KVM_IRQFD` does. Those for messages follow.
+pub const SPIS: Range<u32> = 0..INTERRUPTS - PRIVATE_INTERRUPTS;
+/// Interrupts that belong to each CPU; shared ones are counted from here.
+pub const PRIVATE_INTERRUPTS: u32 = 32;
+/// How messages become interrupts: by a GICv2m frame (Server Base System Architecture, appendix E), whose `MSI_SETSPI_NS`
+/// is at 0x40.
+pub const MESSAGES: Messages = Messages::Frame {
+    register: MESSAGE_FRAME + 0x40,
+    first: SPIS.end,
+};
 /// Most vCPUs for which there is room; KVM may allow fewer.
 pub const MAX_CPUS: u32 = 512;
 
@@ -34,6 +45,7 @@ const GICV3_DISTRIBUTOR: u64 = 0x1_0000;
 const GICV3_REDISTRIBUTOR: u64 = 0x2_0000;
 const GICV2_CPU_INTERFACE_BASE: u64 = GIC_BASE + 0x2000;
 const PAGE: u64 = 0x1000;
+const MESSAGE_FRAME: u64 = 0x4000_0000;
 /// A page size that every guest kernel's pages divide (4, 16 or 64 KiB).
 const LARGEST_PAGE: u64 = 0x1_0000;
 
@@ -53,6 +65,27 @@ pub const VIRTIO_SLOTS: VirtioSlots = VirtioSlots {
         3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
     ],
 };
+
+/// What makes a PCI bus.
+pub const PCI: &[Part] = &[
+    Part {
+        size: 256 << 20,
+        ..part(PartKind::PciMemory, 0x1000_0000, None)
+    },
+    Part {
+        size: 1 << 20,
+        ..part(PartKind::PciConfig, 0x2000_0000, None)
+    },
+    part(PartKind::MessageFrame, MESSAGE_FRAME, None),
+];
+
+/// Interrupt identifiers of a controller that takes so many different messages beside its lines.
+pub fn interrupts(messages: u32) -> u32 {
+    INTERRUPTS
+        .saturating_add(messages)
+        .min(MOST_INTERRUPTS)
+        .next_multiple_of(32)
+}
 
 const fn part(kind: PartKind, base: u64, gsi: Option<u32>) -> Part {
     Part {

@@ -1,6 +1,6 @@
 //! The nodes of the tree, one function each. Owns the bindings' property names and cell layouts; never reads the host.
 use super::layout::Gic;
-use super::{FdtError, Machine};
+use super::{FdtError, Machine, pci};
 use crate::platform::{Part, PartKind, Space};
 use std::ops::Range;
 use vm_fdt::FdtWriter;
@@ -9,6 +9,7 @@ use vm_fdt::FdtWriter;
 pub(super) const GIC: u32 = 1;
 const CLOCK: u32 = 2;
 const GPIO: u32 = 3;
+pub(super) const MESSAGES: u32 = 4;
 
 /// Second and later cells of an interrupt specifier (`interrupt-controller/arm,gic-v3.yaml`).
 const SPI: u32 = 0;
@@ -95,7 +96,7 @@ pub(super) fn psci(fdt: &mut FdtWriter) -> Result<(), FdtError> {
     Ok(())
 }
 
-pub(super) fn gic(fdt: &mut FdtWriter, gic: &Gic) -> Result<(), FdtError> {
+pub(super) fn gic(fdt: &mut FdtWriter, gic: &Gic, parts: &[Part]) -> Result<(), FdtError> {
     let (compatible, windows) = match gic {
         Gic::V2 {
             distributor,
@@ -112,6 +113,9 @@ pub(super) fn gic(fdt: &mut FdtWriter, gic: &Gic) -> Result<(), FdtError> {
     fdt.property_null("interrupt-controller")?;
     fdt.property_u32("#interrupt-cells", 3)?;
     reg(fdt, &windows)?;
+    if let Some(frame) = parts.iter().find(|part| part.kind == PartKind::MessageFrame) {
+        pci::frame(fdt, frame)?;
+    }
     fdt.end_node(node)?;
     Ok(())
 }
@@ -152,12 +156,15 @@ pub(super) fn clock(fdt: &mut FdtWriter, parts: &[Part]) -> Result<(), FdtError>
     Ok(())
 }
 
-pub(super) fn part(fdt: &mut FdtWriter, part: &Part) -> Result<(), FdtError> {
+pub(super) fn part(fdt: &mut FdtWriter, part: &Part, parts: &[Part]) -> Result<(), FdtError> {
     match (part.kind, part.space) {
         (PartKind::Console | PartKind::AgentPort, Space::Mmio) => serial(fdt, part),
         (PartKind::Rtc, Space::Mmio) => rtc(fdt, part),
         (PartKind::Gpio, Space::Mmio) => gpio(fdt, part),
         (PartKind::VirtioMmio, Space::Mmio) => virtio(fdt, part),
+        (PartKind::PciConfig, Space::Mmio) => pci::bridge(fdt, part, parts),
+        // Other nodes tell of them.
+        (PartKind::PciMemory | PartKind::MessageFrame, Space::Mmio) => Ok(()),
         (kind, space) => Err(FdtError::Kind { kind, space }),
     }
 }
@@ -239,7 +246,7 @@ fn name(part: &Part) -> String {
     format!("{generic}@{:x}", part.base)
 }
 
-fn window(fdt: &mut FdtWriter, part: &Part) -> Result<(), FdtError> {
+pub(super) fn window(fdt: &mut FdtWriter, part: &Part) -> Result<(), FdtError> {
     fdt.property_array_u64("reg", &[part.base, part.size])?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-use super::layout::{DEVICES, PLATFORM, RAM_BASE, memory_ranges};
+use super::layout::{DEVICES, PCI, PLATFORM, RAM_BASE, memory_ranges};
 use super::*;
 use std::collections::BTreeMap;
 
@@ -389,4 +389,36 @@ fn what_a_tree_cannot_say_is_refused_with_the_remedy() {
             "{gsi:?}"
         );
     }
+}
+
+#[test]
+fn a_pci_bus_has_its_bridge_and_its_frame_for_messages() {
+    let (gic, ram) = (Gic::v3(1), memory_ranges(256 << 20));
+    let (tree, _) = read(&build(&machine(&[0], &gic, &ram, PCI)).unwrap());
+    assert_eq!(
+        text(&tree, "/pcie@20000000"),
+        [
+            "#address-cells = <3>",
+            "#size-cells = <2>",
+            "bus-range = <0 0>",
+            "compatible = pci-host-ecam-generic",
+            "device_type = pci",
+            "dma-coherent",
+            "linux,pci-domain = <0>",
+            "msi-parent = <4>",
+            "ranges = <2000000 0 10000000 0 10000000 0 10000000>",
+            "reg = <0 20000000 0 100000>",
+        ]
+    );
+    assert_eq!(
+        text(&tree, "/interrupt-controller@3fff0000/v2m@40000000"),
+        [
+            "compatible = arm,gic-v2m-frame",
+            "msi-controller",
+            "phandle = <4>",
+            "reg = <0 40000000 0 1000>",
+        ]
+    );
+    let gic_node = text(&tree, "/interrupt-controller@3fff0000");
+    assert!(gic_node.contains(&"ranges".into()) && gic_node.contains(&"#size-cells = <2>".into()));
 }

@@ -24,7 +24,7 @@ fn sent(protocol: &BootProtocol, code: &[u8], count: u32) -> u32 {
     // SAFETY: `memory` lives longer than `vm` and its vCPUs, which end with this function.
     unsafe { vm.set_user_memory_region(region) }.unwrap();
     memory.write_slice(&[code, &SEND].concat(), GuestAddress(CODE)).unwrap();
-    let (irqchip, mut cpus) = X86_64::create_cpus(&kvm, &vm, count).unwrap();
+    let (irqchip, mut cpus) = X86_64::create_cpus(&kvm, &vm, count, 0).unwrap();
     let ram = X86_64::memory_ranges(BYTES as u64);
     let description = Description {
         protocol,
@@ -95,7 +95,7 @@ fn a_count_that_kvm_cannot_run_is_refused_with_the_limit() {
     let vm = kvm.create_vm().unwrap();
     let most = u32::try_from(kvm.get_max_vcpus()).unwrap();
     for count in [0, most + 1] {
-        let message = X86_64::create_cpus(&kvm, &vm, count).unwrap_err().to_string();
+        let message = X86_64::create_cpus(&kvm, &vm, count, 0).unwrap_err().to_string();
         assert!(message.contains(&format!("1 to {most}")), "{message}");
     }
 }

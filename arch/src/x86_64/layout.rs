@@ -9,7 +9,7 @@
 //! 0xe_0000  ACPI tables
 //! 0xf_fff0  reset vector
 //! 0x10_0000 kernel; above it, initrd
-//! 3 GiB     MMIO: devices, I/O APIC, local APICs, KVM's own pages
+//! 3 GiB     MMIO: devices, PCI from 0xe000_0000, I/O APIC, local APICs, KVM's own pages
 //! 4 GiB     the rest of RAM
 //! ```
 use std::ops::Range;
@@ -36,6 +36,12 @@ pub(super) const HIGH_RAM: u64 = 0x10_0000;
 pub(super) const MMIO_GAP: Range<u64> = 0xc000_0000..0x1_0000_0000;
 /// Where an initrd ends at the latest: what every Linux since 2.6 can reach, whatever the protocol.
 pub(super) const INITRD_END: u64 = 0x8000_0000;
+/// Memory that PCI functions may decode.
+pub(super) const PCI_MEMORY: Range<u64> = 0xe000_0000..0xf000_0000;
+/// Config spaces of PCI's bus 0.
+pub(super) const PCI_CONFIG: u64 = 0xf000_0000;
+/// Ports that PCI functions may decode: all above those that a PC's own devices have.
+pub(super) const PCI_IO: Range<u64> = 0x1000..0x1_0000;
 /// Registers of the Generic Event Device.
 pub(super) const GED: u64 = 0xfe00_0000;
 /// The panic notifier.

@@ -32,8 +32,14 @@ fn windows(gic: &Gic) -> Vec<Range<u64>> {
 fn nothing_overlaps_whatever_the_size() {
     for gic in CPUS.map(Gic::v3).into_iter().chain([Gic::v2()]) {
         for bytes in SIZES {
-            let mut all = windows(&gic);
-            all.extend(PLATFORM.iter().map(|part| part.base..part.base + part.size));
+            let mut all: Vec<_> = PCI[..2].iter().map(|part| part.base..part.base + part.size).collect();
+            all.extend(windows(&gic));
+            all.extend(
+                PCI[2..]
+                    .iter()
+                    .chain(PLATFORM)
+                    .map(|part| part.base..part.base + part.size),
+            );
             all.push(DEVICES);
             all.extend(memory_ranges(bytes));
             for pair in all.windows(2) {
@@ -122,4 +128,17 @@ fn platform_devices_have_interrupts_of_their_own() {
         3,
         "console, agent port and power button; the clock has none"
     );
+}
+
+#[test]
+fn messages_enlarge_the_interrupt_controller_and_nothing_else_does() {
+    assert_eq!(
+        [0, 1, 32, 33, 900, 928, u32::MAX].map(interrupts),
+        [64, 96, 96, 128, 992, 992, 992]
+    );
+    let Messages::Frame { register, first } = MESSAGES else {
+        panic!("{MESSAGES:?}");
+    };
+    let frame = PCI.iter().find(|part| part.kind == PartKind::MessageFrame).unwrap();
+    assert_eq!((register, first), (frame.base + 0x40, 32));
 }
