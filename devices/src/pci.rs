@@ -17,6 +17,7 @@ use std::ops::Range;
 
 pub mod aperture;
 pub mod config_space;
+pub mod doorbell;
 pub mod ecam;
 pub mod msix;
 pub mod ports;
