@@ -1,7 +1,9 @@
 //! The only giver of addresses and interrupts: plugs devices into the buses, then freezes the map.
 use crate::{
     agent_port::{AgentPort, OnReport},
+    config::spec::VirtioTransport,
     console::Console,
+    pci::PciBus,
     vcpu::Buses,
     wake::Wake,
 };
@@ -16,10 +18,7 @@ use coracle_devices::{
     gpio::Gpio,
     i8042::I8042,
     irq::IrqLine,
-    pci::{
-        ports::ConfigPorts,
-        root::{Apertures, Root},
-    },
+    pci::root::PlugError,
     pvpanic::Pvpanic,
     rtc::Rtc,
     serial::Serial,
@@ -28,6 +27,7 @@ use coracle_devices::{
         function::Function,
         io_thread::IoThread,
         mmio::{self, MmioTransport},
+        pci::TransportError,
     },
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -68,6 +68,17 @@ pub enum BoardError {
         /// KVM's answer.
         source: kvm_ioctls::Error,
     },
+    /// The PCI bus has no room.
+    #[error("{name} finds no place on the PCI bus")]
+    Pci {
+        /// The device.
+        name: String,
+        /// Why not.
+        source: PlugError,
+    },
+    /// The device cannot be a PCI function.
+    #[error("a device cannot be a PCI function")]
+    Transport(#[from] TransportError),
     /// The system refused a descriptor.
     #[error("cannot create an event for a device; raise the limit on open files")]
     Event(#[from] io::Error),
@@ -105,6 +116,8 @@ fn wall_clock() -> u64 {
 pub(crate) struct Board<'a> {
     vm: &'a VmFd,
     memory: &'a GuestMemoryMmap,
+    pci: PciBus,
+    transport: VirtioTransport,
     buses: Buses,
     parts: Vec<Part>,
     power_button: Option<PowerButton>,
@@ -125,11 +138,18 @@ pub(crate) struct Plugged {
 }
 
 impl<'a> Board<'a> {
-    /// An empty board, whose interrupts go to `vm` and whose devices see `memory`.
-    pub(crate) fn new(vm: &'a VmFd, memory: &'a GuestMemoryMmap) -> Self {
+    /// An empty board, whose interrupts go to `vm` and whose devices see `memory`. The machine was made for `messages`.
+    pub(crate) fn new(
+        vm: &'a Arc<VmFd>,
+        memory: &'a GuestMemoryMmap,
+        transport: VirtioTransport,
+        messages: u32,
+    ) -> Self {
         Self {
             vm,
             memory,
+            pci: PciBus::new(vm, messages),
+            transport,
             buses: Buses::default(),
             parts: Vec::new(),
             power_button: None,
@@ -167,15 +187,15 @@ impl<'a> Board<'a> {
                     self.plug("the power button", part, gpio)?;
                 }
                 PartKind::AcpiPower => self.plug("the power registers", part, Arc::new(AcpiPower))?,
-                PartKind::PciPorts => {
-                    let root = Root::new(Apertures { memory: 0..0, io: 0..0 });
-                    self.plug("the PCI ports", part, Arc::new(ConfigPorts::new(Arc::new(root))))?;
-                }
-                PartKind::PciConfig | PartKind::PciMemory | PartKind::PciIo | PartKind::MessageFrame => {}
+                PartKind::PciPorts => self.plug("the PCI ports", part, self.pci.ports())?,
                 PartKind::PanicNotifier => self.plug("the panic notifier", part, Arc::new(Pvpanic))?,
                 PartKind::I8042 => self.plug("the reset line", part, Arc::new(I8042::default()))?,
-                // No machine has one from the start.
-                PartKind::VirtioMmio => {}
+                // No machine has them from the start.
+                PartKind::VirtioMmio
+                | PartKind::PciConfig
+                | PartKind::PciMemory
+                | PartKind::PciIo
+                | PartKind::MessageFrame => {}
             }
         }
         Ok(())
@@ -193,6 +213,38 @@ impl<'a> Board<'a> {
 
     /// Plugs a virtio device, whose workers run on `threads` in turn.
     pub(crate) fn virtio<D: VirtioDevice>(
+        &mut self,
+        name: &str,
+        device: D,
+        threads: Vec<Arc<IoThread>>,
+    ) -> Result<(), BoardError> {
+        match self.transport {
+            VirtioTransport::Mmio => self.virtio_mmio(name, device, threads),
+            VirtioTransport::Pci => self.virtio_pci(name, device, threads),
+        }
+    }
+
+    fn virtio_pci<D: VirtioDevice>(
+        &mut self,
+        name: &str,
+        device: D,
+        threads: Vec<Arc<IoThread>>,
+    ) -> Result<(), BoardError> {
+        if self.virtio.is_empty() {
+            // The guest is told of a bus when there is something on it.
+            for part in Host::PCI {
+                if let Some(device) = self.pci.device(part) {
+                    self.plug("the PCI bus", part, device)?;
+                }
+            }
+        }
+        let memory = self.memory.clone();
+        let make = |signals| Function::new(device, threads, memory, signals);
+        self.virtio.push(self.pci.virtio(name, make)?);
+        Ok(())
+    }
+
+    fn virtio_mmio<D: VirtioDevice>(
         &mut self,
         name: &str,
         device: D,

@@ -2,7 +2,7 @@
 use crate::{
     board::{Board, BoardError},
     boot::{Boot, BootError},
-    config::spec::VmSpec,
+    config::spec::{VirtioTransport, VmSpec},
     console::{Console, ConsoleError},
     device::{self, Backend, DeviceError},
     kvm::{self, KvmError},
@@ -16,7 +16,10 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::{
     io,
     ops::Range,
-    sync::mpsc::{Sender, channel},
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
     thread,
 };
 
@@ -84,6 +87,13 @@ fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |e| e.source()).fold(error.to_string(), |line, e| format!("{line}: {e}"))
 }
 
+/// KVM's objects of one machine.
+type Created = (Kvm, Arc<VmFd>, <Host as Arch>::Irqchip, Vec<VcpuFd>);
+
+/// Interrupts for messages that a PCI function gets where their number is limited, on average. A driver that finds too few
+/// lets queues share.
+const MESSAGES_PER_FUNCTION: u32 = 4;
+
 /// What outlives a reset.
 struct Blueprint {
     spec: VmSpec,
@@ -101,22 +111,34 @@ impl Blueprint {
         Ok((ram, initrd))
     }
 
+    /// Different messages that the PCI functions of a machine will send.
+    fn messages(&self) -> u32 {
+        match self.spec.virtio_transport {
+            VirtioTransport::Mmio => 0,
+            VirtioTransport::Pci => u32::try_from(self.devices.len())
+                .unwrap_or(u32::MAX)
+                .saturating_mul(MESSAGES_PER_FUNCTION)
+                .next_multiple_of(32),
+        }
+    }
+
     /// Builds one machine. Each line consumes what the lines above made.
     fn machine(&self, generation: u64) -> Result<Machine, BuildError> {
         let count = self.spec.vcpus;
+        let messages = self.messages();
         // Creating a VM mostly waits (for the host's RCU, milliseconds of it) while loading copies: they go together.
         let (loaded, created) = thread::scope(|scope| {
             let loader = thread::Builder::new()
                 .name("loader".into())
                 .spawn_scoped(scope, || self.load());
-            let created = create(count);
+            let created = create(count, messages);
             (loader.map(thread::ScopedJoinHandle::join), created)
         });
         let (kvm, vm, irqchip, cpus) = created?;
         let (ram, initrd) = loaded?.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         ram.attach(&vm)?;
 
-        let mut board = Board::new(&vm, ram.view());
+        let mut board = Board::new(&vm, ram.view(), self.spec.virtio_transport, messages);
         let notes = self.notes.clone();
         let on_report = move |report| drop(notes.send(Note::Report { generation, report }));
         board.platform(&self.console, self.boot.has_agent().then(|| Box::new(on_report) as _))?;
@@ -151,12 +173,12 @@ impl Blueprint {
     }
 }
 
-/// KVM's objects of a machine with `count` vCPUs.
-fn create(count: u32) -> Result<(Kvm, VmFd, <Host as Arch>::Irqchip, Vec<VcpuFd>), BuildError> {
+/// KVM's objects of a machine with `count` vCPUs, whose PCI functions send so many messages.
+fn create(count: u32, messages: u32) -> Result<Created, BuildError> {
     let kvm = kvm::open(count)?;
     let vm = kvm::create_vm(&kvm)?;
-    let (irqchip, cpus) = Host::create_cpus(&kvm, &vm, count, 0)?;
-    Ok((kvm, vm, irqchip, cpus))
+    let (irqchip, cpus) = Host::create_cpus(&kvm, &vm, count, messages)?;
+    Ok((kvm, Arc::new(vm), irqchip, cpus))
 }
 
 fn random() -> io::Result<[u8; 64]> {

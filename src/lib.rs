@@ -17,6 +17,8 @@ pub mod host;
 pub mod kvm;
 mod machine;
 mod memory;
+mod msi;
+mod pci;
 mod vcpu;
 pub mod vm;
 mod wake;

@@ -16,7 +16,7 @@ pub(crate) struct Machine {
     power_button: Option<PowerButton>,
     virtio: Vec<Arc<dyn Transport>>,
     _irqchip: <Host as Arch>::Irqchip,
-    _vm: VmFd,
+    _vm: Arc<VmFd>,
     _ram: GuestRam,
 }
 
@@ -26,7 +26,7 @@ impl Machine {
         vcpus: Vec<VcpuHandle>,
         (power_button, virtio): (Option<PowerButton>, Vec<Arc<dyn Transport>>),
         irqchip: <Host as Arch>::Irqchip,
-        vm: VmFd,
+        vm: Arc<VmFd>,
         ram: GuestRam,
     ) -> Self {
         Self {

@@ -84,6 +84,10 @@ impl VirtioSlots {
     }
 }
 
+/// Identifiers of the Arm interrupts that belong to each CPU come before those of shared ones, which `KVM_IRQFD` counts
+/// from 0.
+pub const PRIVATE_INTERRUPTS: u32 = 32;
+
 /// How the messages of PCI functions reach a CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Messages {
@@ -101,6 +105,8 @@ pub enum Messages {
         register: u64,
         /// The first such interrupt, as `KVM_IRQFD` counts.
         first: u32,
+        /// How many there can be.
+        most: u32,
     },
 }
 

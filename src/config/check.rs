@@ -37,6 +37,10 @@ pub fn check(config: &raw::VmConfig) -> Result<VmSpec, ConfigError> {
         vcpus,
         memory,
         serial,
+        virtio_transport: match config.machine_config.virtio_transport {
+            None | Some(raw::VirtioTransport::Mmio) => spec::VirtioTransport::Mmio,
+            Some(raw::VirtioTransport::Pci) => spec::VirtioTransport::Pci,
+        },
         devices,
         on_reboot: match config.on_reboot {
             None | Some(raw::OnReboot::Restart) => spec::OnReboot::Restart,

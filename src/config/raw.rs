@@ -157,6 +157,8 @@ pub struct MachineConfig {
     pub track_dirty_pages: bool,
     /// Which host pages back guest memory; without it "Transparent".
     pub huge_pages: Option<HugePages>,
+    /// How the guest reaches virtio devices; without it "Mmio".
+    pub virtio_transport: Option<VirtioTransport>,
     /// One of Firecracker's static CPU templates, which it has deprecated.
     pub cpu_template: Option<CpuTemplate>,
     /// Socket at which a debugger is served.
@@ -173,10 +175,20 @@ impl Default for MachineConfig {
             smt: false,
             track_dirty_pages: false,
             huge_pages: None,
+            virtio_transport: None,
             cpu_template: None,
             gdb_socket_path: None,
         }
     }
+}
+
+/// How a guest reaches virtio devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VirtioTransport {
+    /// By a window of registers and an interrupt line each.
+    Mmio,
+    /// As functions on a PCI bus, with MSI-X.
+    Pci,
 }
 
 /// Which host pages back guest memory.

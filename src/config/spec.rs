@@ -16,12 +16,24 @@ pub struct VmSpec {
     pub memory: MemorySpec,
     /// Where the first serial port leads.
     pub serial: SerialSpec,
+    /// How the guest reaches virtio devices.
+    pub virtio_transport: VirtioTransport,
     /// Virtio devices, in the order in which the guest finds them.
     pub devices: Vec<DeviceSpec>,
     /// What a reboot of the guest does.
     pub on_reboot: OnReboot,
     /// Where log records go; `None` leaves the caller's logger alone.
     pub logger: Option<LoggerSpec>,
+}
+
+/// How a guest reaches virtio devices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VirtioTransport {
+    /// By a window of registers and an interrupt line each.
+    #[default]
+    Mmio,
+    /// As functions on a PCI bus, with MSI-X.
+    Pci,
 }
 
 /// One virtio device.

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 use coracle::config::spec::{
     BootSource, BootSpec, HugePages, KernelLoad, MemorySpec, OnReboot, Protocol, SerialInput, SerialOutput, SerialSpec,
-    VmSpec,
+    VirtioTransport, VmSpec,
 };
 use coracle_arch::{
     Arch, Host,
@@ -69,6 +69,7 @@ pub fn spec(folder: &Path, program: Program, output: SerialOutput) -> VmSpec {
             input: SerialInput::None,
             output,
         },
+        virtio_transport: VirtioTransport::Mmio,
         devices: Vec::new(),
         on_reboot: OnReboot::Restart,
         logger: None,

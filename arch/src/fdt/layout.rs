@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Owns no state. Never looks at the host: what KVM grants is for `aarch64` to ask.
-use crate::platform::{Messages, Part, PartKind, Space, VirtioSlots};
+use crate::platform::{Messages, PRIVATE_INTERRUPTS, Part, PartKind, Space, VirtioSlots};
 use std::{iter, ops::Range};
 
 /// First byte of RAM. A kernel's `text_offset` counts from here; it is a multiple of 2 MiB.
@@ -29,13 +29,12 @@ const INTERRUPTS: u32 = 64;
 const MOST_INTERRUPTS: u32 = 992;
 /// Shared interrupts that are lines, counted from 0 as `KVM_IRQFD` does. Those for messages follow.
 pub const SPIS: Range<u32> = 0..INTERRUPTS - PRIVATE_INTERRUPTS;
-/// Interrupts that belong to each CPU; shared ones are counted from here.
-pub const PRIVATE_INTERRUPTS: u32 = 32;
 /// How messages become interrupts: by a GICv2m frame (Server Base System Architecture, appendix E), whose `MSI_SETSPI_NS`
 /// is at 0x40.
 pub const MESSAGES: Messages = Messages::Frame {
     register: MESSAGE_FRAME + 0x40,
     first: SPIS.end,
+    most: MOST_INTERRUPTS - INTERRUPTS,
 };
 /// Most vCPUs for which there is room; KVM may allow fewer.
 pub const MAX_CPUS: u32 = 512;

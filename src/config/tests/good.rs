@@ -22,6 +22,7 @@ fn plain(kernel: &str) -> VmSpec {
             huge_pages: HugePages::Transparent,
         },
         serial: SerialSpec::default(),
+        virtio_transport: VirtioTransport::default(),
         devices: Vec::new(),
         on_reboot: OnReboot::Restart,
         logger: None,
@@ -104,6 +105,19 @@ fn limits_themselves_are_allowed() {
     };
     assert_eq!(machine(1, 32), (1, 32 << 20));
     assert_eq!(machine(8192, 64 << 20), (8192, 64 << 40));
+}
+
+#[test]
+fn the_transport_is_as_asked() {
+    let transport = |word: &str| {
+        with(&format!(
+            r#""machine-config": {{"vcpu_count": 1, "mem_size_mib": 64, "virtio_transport": {word}}}"#
+        ))
+        .virtio_transport
+    };
+    assert_eq!(transport("null"), VirtioTransport::Mmio);
+    assert_eq!(transport(r#""Mmio""#), VirtioTransport::Mmio);
+    assert_eq!(transport(r#""Pci""#), VirtioTransport::Pci);
 }
 
 #[test]

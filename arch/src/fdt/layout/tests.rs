@@ -136,9 +136,10 @@ fn messages_enlarge_the_interrupt_controller_and_nothing_else_does() {
         [0, 1, 32, 33, 900, 928, u32::MAX].map(interrupts),
         [64, 96, 96, 128, 992, 992, 992]
     );
-    let Messages::Frame { register, first } = MESSAGES else {
+    let Messages::Frame { register, first, most } = MESSAGES else {
         panic!("{MESSAGES:?}");
     };
     let frame = PCI.iter().find(|part| part.kind == PartKind::MessageFrame).unwrap();
     assert_eq!((register, first), (frame.base + 0x40, 32));
+    assert_eq!(interrupts(most), 64 + most);
 }
