@@ -12,6 +12,7 @@ pub mod irq;
 pub mod pci;
 mod primecell;
 pub mod pvpanic;
+pub mod rate_limiter;
 pub mod rtc;
 #[cfg(test)]
 mod scribble;
