@@ -24,6 +24,7 @@ pub use vmm_sys_util::epoll::EventSet;
 
 pub mod chain;
 pub mod config_space;
+pub mod disk;
 pub mod function;
 pub mod io_thread;
 pub mod memory;

@@ -50,7 +50,7 @@ unsafe impl Send for Buffers {}
 
 impl Buffers {
     /// Adds the guest's bytes at `at`. `None` if no region holds them all.
-    pub(super) fn add(&mut self, memory: &GuestMemoryMmap, at: u64, len: u32) -> Option<()> {
+    pub(crate) fn add(&mut self, memory: &GuestMemoryMmap, at: u64, len: u32) -> Option<()> {
         if len == 0 {
             return Some(());
         }
@@ -132,6 +132,23 @@ impl Buffers {
             n -= part.iov_len;
             self.front += 1;
         }
+    }
+
+    /// Splits the last byte off, without allocating; `None` if nothing is left.
+    pub fn split_last_byte(&mut self) -> Option<LastByte> {
+        if self.is_empty() {
+            return None;
+        }
+        let last = self.parts.last_mut()?;
+        last.iov_len -= 1;
+        // SAFETY: the byte is the part's last, which is not empty: empty parts are not added, and consumed ones are no more
+        // than all but the last.
+        let base = unsafe { last.iov_base.cast::<u8>().add(last.iov_len) };
+        if last.iov_len == 0 {
+            self.parts.pop();
+        }
+        self.len -= 1;
+        Some(LastByte(Area { base, len: 1 }))
     }
 
     /// Splits the last `n` bytes off; `None` if there are fewer.
@@ -256,6 +273,17 @@ impl Buffers {
         let part = self.parts.get(self.front)?;
         // SAFETY: the part was an `Area` when it was added.
         Some(unsafe { VolatileSlice::new(part.iov_base.cast(), part.iov_len) })
+    }
+}
+
+/// The byte that a chain ends with: where many devices put the status of a request.
+#[derive(Debug)]
+pub struct LastByte(Area);
+
+impl LastByte {
+    /// Writes it.
+    pub fn set(&self, value: u8) {
+        self.0.bytes().copy_from(&[value]);
     }
 }
 
