@@ -58,6 +58,9 @@ pub trait VirtioDevice: Send + 'static {
     /// Reset or pause: the workers have left their threads. Requests in flight are finished here, and the rings come
     /// home.
     fn stop(&mut self, workers: Vec<Self::Worker>) -> Vec<Ring>;
+    /// The driver is gone for good: forgets what it had to do with it. No worker is out. A device without memory of its
+    /// drivers has nothing to forget.
+    fn reset(&mut self) {}
 }
 
 /// All that the driver has negotiated.

@@ -351,6 +351,7 @@ impl Function {
         if self.dead {
             return;
         }
+        self.engine.reset();
         self.signals.reset();
         self.status = 0;
         self.driver_features = 0;
@@ -400,6 +401,7 @@ fn set_half(register: &mut u64, part: Half, value: u32) {
 trait Engine: Send {
     fn start(&mut self, setup: Setup) -> io::Result<()>;
     fn stop(&mut self) -> io::Result<Vec<(u16, Queue)>>;
+    fn reset(&mut self);
 }
 
 struct Placed<D: VirtioDevice> {
@@ -420,5 +422,9 @@ impl<D: VirtioDevice> Engine for Placed<D> {
     fn stop(&mut self) -> io::Result<Vec<(u16, Queue)>> {
         let workers = self.out.drain(..).map(Running::recall).collect::<io::Result<_>>()?;
         Ok(self.device.stop(workers).into_iter().map(Ring::stop).collect())
+    }
+
+    fn reset(&mut self) {
+        self.device.reset();
     }
 }

@@ -139,6 +139,11 @@ impl Ring {
         }
     }
 
+    /// How many chains were pushed so far, modulo 2^16.
+    pub fn next_used(&self) -> u16 {
+        self.queue.next_used
+    }
+
     /// The event that the driver's kick signals.
     pub fn kick(&self) -> &EventFd {
         &self.kick
