@@ -33,6 +33,7 @@ pub mod mmio;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+pub mod vsock;
 
 use config_space::ConfigSpace;
 use queue::Ring;
