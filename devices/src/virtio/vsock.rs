@@ -168,12 +168,8 @@ impl VsockWorker {
     fn handle(&mut self, events: Events, watch: &mut Ops<'_, '_>) -> Result<(), RingError> {
         let mut transmit = false;
         match events.data() {
-            RX => drop(self.rx.kick().read()),
-            TX => {
-                // Whatever was counted, the ring says what there is to do.
-                let _ = self.tx.kick().read();
-                transmit = true;
-            }
+            RX => {}
+            TX => transmit = true,
             EVENT => self.event_kicked()?,
             LISTENER => self.exchange.accept(watch),
             TIMER => {
@@ -243,7 +239,6 @@ impl VsockWorker {
 
     fn event_kicked(&mut self) -> Result<(), RingError> {
         let Some(events) = &mut self.events else { return Ok(()) };
-        let _ = events.kick().read();
         match self.gate {
             Gate::Open => {}
             Gate::Announce => {
@@ -305,17 +300,14 @@ impl MutEventSubscriber for VsockWorker {
             (TX, Some(&self.tx)),
             (EVENT, self.events.as_ref()),
         ];
-        let mut watch = |fd, data| {
-            if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
-                log::error!("vsock: cannot watch its queues: {error}");
-            }
-        };
         for (data, ring) in rings {
             if let Some(ring) = ring {
-                watch(ring.kick().as_raw_fd(), data);
+                ring.watch(ops, data);
             }
         }
-        watch(self.timer.as_raw_fd(), TIMER);
+        if let Err(error) = ops.add(Events::with_data(&self.timer, TIMER, EventSet::IN)) {
+            log::error!("vsock: cannot watch its timer: {error}");
+        }
         self.exchange.watch_all(&mut Ops(ops));
         self.arm();
     }
