@@ -30,6 +30,7 @@ pub mod function;
 pub mod io_thread;
 pub mod memory;
 pub mod mmio;
+pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;

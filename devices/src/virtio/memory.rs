@@ -85,6 +85,69 @@ impl Buffers {
         self.parts.get(self.front..).unwrap_or_default()
     }
 
+    /// Adds what is left of `other` behind these bytes; both then name the same guest memory.
+    pub fn append(&mut self, other: &Self) {
+        if self.front * 2 >= self.parts.len() {
+            self.parts.drain(..self.front);
+            self.front = 0;
+        }
+        self.parts.extend_from_slice(other.iovecs());
+        self.len += other.len;
+    }
+
+    /// Bytes that one system call can transfer: those of the first parts, if there are very many.
+    pub fn reach(&self) -> usize {
+        match self.iovecs().get(..MAX_IOVECS as usize) {
+            Some(parts) => parts.iter().map(|part| part.iov_len).sum(),
+            None => self.len,
+        }
+    }
+
+    /// Fills `to` from `offset` on and consumes nothing. `false` if there are too few bytes.
+    #[must_use]
+    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> bool {
+        let mut rest = to;
+        self.visit(offset, rest.len(), |slice| {
+            let n = slice.copy_to(rest);
+            rest = std::mem::take(&mut rest).get_mut(n..).unwrap_or_default();
+        })
+    }
+
+    /// Writes `from` at `offset` and consumes nothing. `false` if there is too little room.
+    #[must_use]
+    pub fn write_at(&self, offset: usize, from: &[u8]) -> bool {
+        let mut rest = from;
+        self.visit(offset, rest.len(), |slice| {
+            slice.copy_from(rest.get(..slice.len()).unwrap_or_default());
+            rest = rest.get(slice.len()..).unwrap_or_default();
+        })
+    }
+
+    /// Shows `visitor` the pieces that hold `len` bytes from `offset` on, if there are so many.
+    fn visit(&self, offset: usize, len: usize, mut visitor: impl FnMut(VolatileSlice<'_>)) -> bool {
+        let (mut offset, mut len) = (offset, len);
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        for part in self.iovecs() {
+            if len == 0 {
+                break;
+            }
+            if offset < part.iov_len {
+                // SAFETY: the part was an `Area` when it was added.
+                let slice = unsafe { VolatileSlice::new(part.iov_base.cast(), part.iov_len) };
+                let n = len.min(part.iov_len - offset);
+                let Ok(piece) = slice.subslice(offset, n) else {
+                    return false;
+                };
+                visitor(piece);
+                len -= n;
+            }
+            offset = offset.saturating_sub(part.iov_len);
+        }
+        len == 0
+    }
+
     /// Fills `to` from the front. `false`, and nothing is consumed, if too little is left.
     #[must_use]
     pub fn read(&mut self, to: &mut [u8]) -> bool {
@@ -231,6 +294,60 @@ impl Buffers {
         // SAFETY: as above.
         let n = unsafe { libc::writev(file.as_raw_fd(), self.iovecs().as_ptr(), self.count()) };
         self.consumed(n)
+    }
+
+    /// One `sendmsg` of `prefix` and then all that is left, for sockets; a closed one is an error, never a signal. Consumes
+    /// what was sent, and gives the bytes of both.
+    pub fn send_after(&mut self, prefix: &[u8], socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut gathered = Vec::new();
+        let parts = if prefix.is_empty() {
+            self.iovecs()
+        } else {
+            gathered.reserve_exact(1 + self.iovecs().len());
+            gathered.push(libc::iovec {
+                iov_base: prefix.as_ptr().cast_mut().cast(),
+                iov_len: prefix.len(),
+            });
+            gathered.extend_from_slice(self.iovecs());
+            &gathered
+        };
+        // SAFETY: a message is integers and pointers, and all zeroes is the empty one.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = parts.as_ptr().cast_mut();
+        message.msg_iovlen = parts.len().min(MAX_IOVECS as usize) as _;
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: the message's parts are `prefix` and mapped guest memory, see `iovecs`; none is written.
+        let n = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
+        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+        self.skip(n.saturating_sub(prefix.len()));
+        Ok(n)
+    }
+
+    /// One `readv` of `len` bytes, of which there is room, and then of `suffix`; consumes what was read of the former, and
+    /// gives the bytes of both.
+    pub fn receive_before(&mut self, suffix: &mut [u8], len: usize, file: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut parts = Vec::with_capacity(8);
+        let mut rest = len.min(self.len);
+        for part in self.iovecs().iter().take(MAX_IOVECS as usize - 1) {
+            if rest == 0 {
+                break;
+            }
+            let iov_len = part.iov_len.min(rest);
+            parts.push(libc::iovec { iov_len, ..*part });
+            rest -= iov_len;
+        }
+        if rest == 0 {
+            parts.push(libc::iovec {
+                iov_base: suffix.as_mut_ptr().cast(),
+                iov_len: suffix.len(),
+            });
+        }
+        let count = parts.len().try_into().unwrap_or(MAX_IOVECS);
+        // SAFETY: the parts are mapped guest memory, see `iovecs`, and `suffix`.
+        let n = unsafe { libc::readv(file.as_raw_fd(), parts.as_ptr(), count) };
+        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+        self.skip(n.min(len));
+        Ok(n)
     }
 
     /// Parts that one system call takes.

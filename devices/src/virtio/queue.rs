@@ -145,7 +145,7 @@ impl Ring {
     }
 
     /// The event that the driver's kick signals.
-    pub fn kick(&self) -> &EventFd {
+    pub fn kick(&self) -> &Arc<EventFd> {
         &self.kick
     }
 
@@ -186,17 +186,35 @@ impl Ring {
 
     /// Returns a chain to the driver, with `written` bytes of the device in it. The driver is told by [`Ring::signal`].
     pub fn push(&mut self, chain: Chain, written: u32) -> Result<(), RingError> {
-        let lost = |_| RingError::Table("used ring");
+        self.stage(chain, written)?;
+        self.publish()
+    }
+
+    /// As [`Ring::push`], but the driver does not see the chain before [`Ring::publish`]: for answers of several chains.
+    pub fn stage(&mut self, chain: Chain, written: u32) -> Result<(), RingError> {
         let slot = usize::from(self.queue.next_used % self.queue.size);
         let head = u32::from(chain.head());
         self.recycle(chain);
         let entry = u64::from(head) | u64::from(written) << 32;
-        self.used.bytes().write_obj(entry.to_le(), 4 + 8 * slot).map_err(lost)?;
+        self.used
+            .bytes()
+            .write_obj(entry.to_le(), 4 + 8 * slot)
+            .map_err(|_| RingError::Table("used ring"))?;
         self.queue.next_used = self.queue.next_used.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows the driver all chains that were staged.
+    pub fn publish(&mut self) -> Result<(), RingError> {
         self.used
             .bytes()
             .store(self.queue.next_used.to_le(), 2, Ordering::Release)
-            .map_err(lost)
+            .map_err(|_| RingError::Table("used ring"))
+    }
+
+    /// Whether this queue has run before: since the driver started, it was stopped for a pause.
+    pub fn is_resumed(&self) -> bool {
+        self.queue.next_available != 0 || self.queue.next_used != 0
     }
 
     /// Whether the driver has made a chain available that was not popped yet.

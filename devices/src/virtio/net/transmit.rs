@@ -1,0 +1,100 @@
+//! The sending half of a pair: chains of the driver go to the port, each by one system call.
+use super::{
+    super::{
+        chain::Chain,
+        queue::{Ring, RingError},
+    },
+    HEADER, MAX_FRAME, MIN_FRAME,
+    port::{Port, Sent},
+    shared::Shared,
+};
+use std::sync::Arc;
+
+/// The transmit queue, and the packet that the port did not take yet.
+#[derive(Debug)]
+pub(super) struct Transmitter {
+    ring: Ring,
+    shared: Arc<Shared>,
+    waiting: Option<Chain>,
+}
+
+impl Transmitter {
+    pub(super) fn new(ring: Ring, shared: Arc<Shared>) -> Self {
+        Self {
+            ring,
+            shared,
+            waiting: None,
+        }
+    }
+
+    pub(super) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Gives the ring back. A packet that waits for the port is available again, unless a part of it is out.
+    pub(super) fn stop(mut self, port: &Port) -> Ring {
+        if let Some(mut chain) = self.waiting.take() {
+            if !port.finish(&mut chain.readable) {
+                self.ring.unpop(chain);
+            } else if let Err(error) = self.ring.push(chain, 0).and_then(|()| self.ring.signal()) {
+                self.ring.fail(&error);
+            }
+        }
+        self.ring
+    }
+
+    /// Gives up the packet that waits for a port which is replaced.
+    pub(super) fn forget(&mut self) -> Result<(), RingError> {
+        self.waiting.take().map_or(Ok(()), |chain| self.ring.push(chain, 0))
+    }
+
+    pub(super) fn fail(&mut self, error: &RingError) {
+        self.ring.fail(error);
+    }
+
+    /// Whether a packet waits until the port is writable.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Sends all that the driver has made available, and interrupts it once if it wants to know. Returns after twice the
+    /// queue's size at the latest, having kicked itself.
+    pub(super) fn run(&mut self, port: &Port) -> Result<(), RingError> {
+        let mut left = 2 * u32::from(self.ring.size());
+        self.ring.disable_kicks()?;
+        loop {
+            let next = match self.waiting.take() {
+                Some(chain) => Some(chain),
+                None => self.ring.pop()?,
+            };
+            if let Some(mut chain) = next {
+                if self.send(&mut chain, port)? == Sent::Later {
+                    self.waiting = Some(chain);
+                    break;
+                }
+                self.ring.push(chain, 0)?;
+                left -= 1;
+                if left == 0 {
+                    // The counter of an eventfd does not fill up from here.
+                    let _ = self.ring.kick().write(1);
+                    break;
+                }
+            } else if !self.ring.enable_kicks()? {
+                break;
+            }
+        }
+        self.ring.signal()
+    }
+
+    fn send(&self, chain: &mut Chain, port: &Port) -> Result<Sent, RingError> {
+        if !chain.writable.is_empty() {
+            return Err(RingError::Protocol("a packet to send has a buffer for the device"));
+        }
+        let fits = (HEADER + MIN_FRAME..=HEADER + MAX_FRAME).contains(&chain.readable.len());
+        Ok(if fits && self.shared.link() {
+            port.send(&mut chain.readable)
+        } else {
+            Sent::Over
+        })
+    }
+}
