@@ -26,6 +26,7 @@ pub mod block;
 pub mod chain;
 pub mod config_space;
 pub mod disk;
+pub mod console;
 pub mod function;
 pub mod io_thread;
 pub mod memory;
