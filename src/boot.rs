@@ -2,7 +2,7 @@
 //! again from the same descriptors, so a file that is replaced meanwhile changes nothing.
 use crate::{
     bundle::{Manifest, ManifestError},
-    config::spec::{BootSource, BootSpec, KernelLoad, MemorySpec, Protocol},
+    config::spec::{BootSource, BootSpec, ConsoleSpec, KernelLoad, MemorySpec, Protocol},
     memory::{GuestRam, MemoryError, PAGE},
 };
 use coracle_arch::{
@@ -122,7 +122,7 @@ pub(crate) struct Boot {
 
 impl Boot {
     /// Opens the files of a spec and reads the kernel's headers.
-    pub(crate) fn open(spec: &BootSpec, memory: MemorySpec) -> Result<Self, BootError> {
+    pub(crate) fn open(spec: &BootSpec, memory: MemorySpec, console: ConsoleSpec) -> Result<Self, BootError> {
         let (kernel_path, initrd_path, keys) = match &spec.source {
             BootSource::Files { kernel, initrd } => (
                 kernel.clone(),
@@ -135,7 +135,7 @@ impl Boot {
                 (folder.join("kernel"), Some(folder.join("initramfs")), (key, key))
             }
         };
-        let cmdline = compose_cmdline(spec)?;
+        let cmdline = compose_cmdline(spec, console)?;
         let opened = open_file("the kernel", &kernel_path, keys.0)?;
         let (kernel, image) = understand(opened, &kernel_path, spec.protocol, memory)?;
         let initrd = initrd_path
@@ -345,11 +345,30 @@ fn hold(bytes: &[u8]) -> io::Result<Opened> {
     })
 }
 
+/// The architecture's default, for the consoles that there are.
+///
+/// The kernel of a bundle always gets a driver for the virtio console, a little after PID 1 starts. Until then it talks
+/// through the serial port by its early console, which it then gives up by itself: nothing is said twice. Of another
+/// kernel nobody knows whether it ever has that driver; so it gets both consoles, and programs get the virtio one if it is
+/// there when they open theirs.
+fn default_cmdline(spec: &BootSpec, console: ConsoleSpec) -> String {
+    let serial = "console=ttyS0";
+    let default = Host::DEFAULT_CMDLINE;
+    match spec.source {
+        _ if !console.virtio => default.to_owned(),
+        BootSource::Bundle(_) => default.replacen(serial, &format!("{} console=hvc0", Host::EARLY_CONSOLE), 1),
+        BootSource::Files { .. } => default.replacen(serial, &format!("{serial} console=hvc0"), 1),
+    }
+}
+
 /// The default or the given arguments, with the guest's command before a lone `--`: what follows that is for PID 1 and
 /// stays last.
-fn compose_cmdline(spec: &BootSpec) -> Result<String, BootError> {
-    let given = spec.cmdline.as_deref().unwrap_or(Host::DEFAULT_CMDLINE).trim();
-    let mut cmdline = given.to_owned();
+fn compose_cmdline(spec: &BootSpec, console: ConsoleSpec) -> Result<String, BootError> {
+    let given = match &spec.cmdline {
+        Some(given) => given.trim().to_owned(),
+        None => default_cmdline(spec, console),
+    };
+    let mut cmdline = given.clone();
     if !spec.command.is_empty() {
         let command = format!("{}={} ", cmdline::EXEC, cmdline::encode_exec(&spec.command));
         let end = given.match_indices("--").map(|(at, _)| at).find(|&at| {

@@ -56,13 +56,14 @@ pub enum BuildError {
 pub fn build(spec: VmSpec) -> Result<Vm, BuildError> {
     let (notes, inbox) = channel();
     let on_reboot = spec.on_reboot;
-    let boot = Boot::open(&spec.boot, spec.memory)?;
+    let boot = Boot::open(&spec.boot, spec.memory, spec.console)?;
     let console = Console::open(
         &spec.serial,
+        spec.console,
         forward(&notes, Note::Panicked),
         forward(&notes, Note::Escape),
     )?;
-    let pty = console.pty().cloned();
+    let (pty, size) = (console.pty().cloned(), console.size().clone());
     let devices = device::open(&spec.devices)?;
     let blueprint = Blueprint {
         spec,
@@ -73,7 +74,7 @@ pub fn build(spec: VmSpec) -> Result<Vm, BuildError> {
     };
     let machine = blueprint.machine(0)?;
     let rebuild = Box::new(move |generation| blueprint.machine(generation).map_err(|e| chain(&e)));
-    Ok(Vm::spawn(machine, rebuild, on_reboot, (notes, inbox))?.with_pty(pty))
+    Ok(Vm::spawn(machine, rebuild, on_reboot, (notes, inbox))?.with_console(pty, size))
 }
 
 /// A callback that makes a note for the control thread. A VM that is over hears nothing more.
@@ -142,6 +143,10 @@ impl Blueprint {
         let notes = self.notes.clone();
         let on_report = move |report| drop(notes.send(Note::Report { generation, report }));
         board.platform(&self.console, self.boot.has_agent().then(|| Box::new(on_report) as _))?;
+        if let Some(device) = self.console.plug_virtio()? {
+            let thread = board.io_thread()?;
+            board.virtio("console", device, vec![thread])?;
+        }
         for device in &self.devices {
             device.plug(&mut board)?;
         }

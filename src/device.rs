@@ -6,8 +6,9 @@ use crate::{
     board::{Board, BoardError},
     config::spec::DeviceSpec,
 };
-use std::io;
+use std::{io, path::PathBuf};
 
+mod ports;
 mod rng;
 
 /// Why a device could not be made.
@@ -16,6 +17,18 @@ pub enum DeviceError {
     /// No place on the board.
     #[error(transparent)]
     Board(#[from] BoardError),
+    /// Where a port leads cannot be opened.
+    #[error(
+        "cannot open {path:?} for port {name:?}; check the folder and that no other VM uses it, and remove a left socket"
+    )]
+    Port {
+        /// The port.
+        name: String,
+        /// The file or socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The system refused a descriptor.
     #[error("cannot make {name}; raise the limit on open files")]
     Resource {
@@ -39,6 +52,7 @@ pub(crate) fn open(specs: &[DeviceSpec]) -> Result<Vec<Box<dyn Backend>>, Device
         .map(|spec| -> Result<Box<dyn Backend>, DeviceError> {
             Ok(match spec {
                 DeviceSpec::Rng(spec) => Box::new(rng::Rng::open(spec)),
+                DeviceSpec::Ports(spec) => Box::new(ports::Ports::open(spec)?),
             })
         })
         .collect()

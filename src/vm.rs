@@ -14,7 +14,7 @@
 //! returns, no thread, descriptor or mapping of it is left.
 use crate::{
     config::spec::OnReboot,
-    console::terminal::Escape,
+    console::{Size, terminal::Escape},
     event::{Event, Outcome},
     machine::Machine,
     vcpu::Exit,
@@ -96,6 +96,7 @@ pub struct Vm {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     pty: Option<PathBuf>,
+    console_size: Arc<Size>,
 }
 
 #[derive(Default)]
@@ -148,18 +149,24 @@ impl Vm {
             shared,
             thread: Some(thread),
             pty: None,
+            console_size: Arc::default(),
         })
     }
 
-    /// Names the pseudo-terminal of its console.
-    pub(crate) fn with_pty(mut self, pty: Option<PathBuf>) -> Self {
-        self.pty = pty;
+    /// Names the pseudo-terminal of its console, and what keeps the size of that.
+    pub(crate) fn with_console(mut self, pty: Option<PathBuf>, size: Arc<Size>) -> Self {
+        (self.pty, self.console_size) = (pty, size);
         self
     }
 
     /// The pseudo-terminal that the serial port leads to, if the spec asked for one.
     pub fn console_pty(&self) -> Option<&Path> {
         self.pty.as_deref()
+    }
+
+    /// Tells the guest the size of the operator's terminal, in characters. Without a virtio console nothing hears of it.
+    pub fn resize_console(&self, columns: u16, rows: u16) {
+        self.console_size.set(columns, rows);
     }
 
     /// Enters the guest.

@@ -48,6 +48,8 @@ impl Arch for Aarch64 {
     /// Two thirds of a stock kernel's way to user space are self-tests of its RSA code, without assembly on this
     /// architecture.
     const DEFAULT_CMDLINE: &'static str = "console=ttyS0 panic=-1 quiet cryptomgr.notests";
+    /// `stdout-path` says where.
+    const EARLY_CONSOLE: &'static str = "earlycon";
     /// `COMMAND_LINE_SIZE` less the NUL.
     const MAX_CMDLINE: usize = 2047;
     type Irqchip = Irqchip;

@@ -56,6 +56,8 @@ pub trait Arch {
     const MESSAGES: Messages;
     /// Kernel arguments where the config gives none.
     const DEFAULT_CMDLINE: &'static str;
+    /// Has a kernel talk through the serial port until it has another console.
+    const EARLY_CONSOLE: &'static str;
     /// Bytes of kernel command line that a guest kernel accepts, without the NUL.
     const MAX_CMDLINE: usize;
     /// The in-kernel interrupt controller; lives as long as the VM.

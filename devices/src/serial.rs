@@ -81,6 +81,12 @@ impl Serial {
         taken
     }
 
+    /// Whether the guest has opened the port for input by interrupts. If not, the event given to [`Serial::new`] is written
+    /// when it does.
+    pub fn listens(&self) -> bool {
+        self.lock().listens()
+    }
+
     /// Sends a break, in order with the bytes before it; `false` when the queue is full, as for [`Serial::receive`].
     pub fn send_break(&self) -> bool {
         let mut uart = self.lock();

@@ -1,12 +1,36 @@
 //! The console: what PID 1 says on it, and how its terminal is set.
 use coracle_protocol::report::Timings;
-use rustix::termios::{OptionalActions, OutputModes, tcdrain, tcgetattr, tcsetattr};
+use rustix::{
+    stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
+    termios::{OptionalActions, OutputModes, isatty, tcdrain, tcgetattr, tcsetattr},
+};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::fd::AsFd,
     os::unix::fs::OpenOptionsExt,
+    path::Path,
 };
+
+/// Takes the console that the modules may have brought for standard input, output and errors: the kernel could not open it
+/// when it started PID 1. If there is none at all, takes the serial port.
+pub(crate) fn adopt() {
+    let path = if Path::new("/dev/hvc0").exists() {
+        "/dev/console"
+    } else if isatty(io::stdin()) {
+        return;
+    } else {
+        "/dev/ttyS0"
+    };
+    let options = &mut OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+    // Without any console the guest is silent, but does its work.
+    if let Ok(console) = options.open(path) {
+        let _ = dup2_stdin(&console);
+        let _ = dup2_stdout(&console);
+        let _ = dup2_stderr(&console);
+    }
+}
 
 /// One line on the console. There is nobody to tell if that fails.
 pub(crate) fn say(text: &str) {

@@ -65,9 +65,10 @@ fn main() {
         Some(role) => Err(GuestError::Role(role.to_string())),
     });
     if let Err(error) = end {
-        let report = failed(&error);
-        // The port is a device node, which a failure this early may not have.
+        // Port and console are device nodes, which a failure this early may not have.
         let _ = boot::mount_rest();
+        console::adopt();
+        let report = failed(&error);
         AgentPort::open().send(&report);
     }
     power::off();
@@ -85,6 +86,7 @@ fn run_guest(init: u64, line: &Cmdline) -> Result<(), GuestError> {
 /// Answers with the command's exit code.
 fn serve(init: u64, line: &Cmdline, port: &mut AgentPort) -> Result<u8, GuestError> {
     boot::load_modules()?;
+    console::adopt();
     let modules = now();
     let work = Work::of(line)?;
     power::watch_button(&work);

@@ -25,14 +25,17 @@ fn the_command_goes_before_what_is_for_init() {
     ];
     for (given, whole) in cases {
         assert_eq!(
-            compose_cmdline(&spec(Some(given), &["/bin/echo", "a b"])).unwrap(),
+            compose_cmdline(&spec(Some(given), &["/bin/echo", "a b"]), ConsoleSpec::default()).unwrap(),
             whole,
             "{given:?}"
         );
     }
-    assert_eq!(compose_cmdline(&spec(None, &[])).unwrap(), Host::DEFAULT_CMDLINE);
     assert_eq!(
-        compose_cmdline(&spec(Some("quiet -- one"), &[])).unwrap(),
+        compose_cmdline(&spec(None, &[]), ConsoleSpec::default()).unwrap(),
+        Host::DEFAULT_CMDLINE
+    );
+    assert_eq!(
+        compose_cmdline(&spec(Some("quiet -- one"), &[]), ConsoleSpec::default()).unwrap(),
         "quiet -- one"
     );
 }
@@ -41,8 +44,8 @@ fn the_command_goes_before_what_is_for_init() {
 fn a_command_line_may_be_as_long_as_the_kernel_allows_and_no_longer() {
     let longest = "x".repeat(Host::MAX_CMDLINE);
     assert!(longest.len() >= 2047, "2048 bytes with the NUL");
-    assert!(compose_cmdline(&spec(Some(&longest), &[])).is_ok());
-    let error = compose_cmdline(&spec(Some(&format!("{longest}x")), &[]))
+    assert!(compose_cmdline(&spec(Some(&longest), &[]), ConsoleSpec::default()).is_ok());
+    let error = compose_cmdline(&spec(Some(&format!("{longest}x")), &[]), ConsoleSpec::default())
         .unwrap_err()
         .to_string();
     assert!(

@@ -24,6 +24,7 @@ const MODULES: &[&str] = &[
     "virtio_net",
     "virtio_console",
     "virtio_rng",
+    "virtio_balloon",
     "vmw_vsock_virtio_transport",
 ];
 

@@ -8,11 +8,11 @@ use coracle::{
         raw::{self, VmConfig},
     },
     event,
-    host::{HostArch, HostChoice},
+    host::{HostArch, HostChoice, RawTerminal},
     vm::Vm,
 };
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH},
     iterator::Signals,
 };
 use std::{
@@ -80,6 +80,10 @@ pub(crate) struct Run {
     /// Where the serial port leads: stdout, none, pty or file=PATH
     #[arg(long, value_name = "WHERE", value_parser = serial_output)]
     serial: Option<raw::SerialOutput>,
+    /// Which device is the guest's console: virtio (hvc0) or serial (ttyS0) [default: virtio if the command line has
+    /// console=hvc0, or for a kernel bundle without --cmdline]
+    #[arg(long, value_enum, value_name = "DEVICE")]
+    console: Option<ConsoleDevice>,
     /// What a reboot of the guest does
     #[arg(long, value_enum, value_name = "WHAT")]
     on_reboot: Option<OnReboot>,
@@ -96,6 +100,14 @@ pub(crate) struct Run {
     /// Command for the guest's PID 1, whose exit code becomes this program's; needs a kernel bundle
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ConsoleDevice {
+    /// A virtio console, hvc0
+    Virtio,
+    /// The first serial port, ttyS0
+    Serial,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -143,11 +155,12 @@ impl Run {
         }
         logger::install(spec.logger.as_ref(), self.log_level)?;
         // Before the console: from its raw mode on, a signal must find someone who restores the terminal.
-        let signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGWINCH])?;
         let vm = Arc::new(builder::build(spec).map_err(|error| Failure::new(exit::code_of(&error), error))?);
         if let Some(pty) = vm.console_pty() {
             eprintln!("coracle: the guest's console is at {}", pty.display());
         }
+        tell_size(&vm);
         let signals = SignalStop::watch(signals, &vm)?;
         // Refused only if a signal or an escape key has stopped it already; what became of it says its outcome.
         let _ = vm.start();
@@ -207,12 +220,25 @@ impl Run {
         if let Some(output) = &self.serial {
             raw.serial.get_or_insert_default().output = Some(output.clone());
         }
+        if let Some(device) = self.console {
+            raw.console.get_or_insert_default().device = Some(match device {
+                ConsoleDevice::Virtio => raw::ConsoleDevice::Virtio,
+                ConsoleDevice::Serial => raw::ConsoleDevice::Serial,
+            });
+        }
         if let Some(choice) = self.on_reboot {
             raw.on_reboot = Some(match choice {
                 OnReboot::Restart => raw::OnReboot::Restart,
                 OnReboot::Exit => raw::OnReboot::Exit,
             });
         }
+    }
+}
+
+/// Tells the guest the size of the terminal that its console is on.
+fn tell_size(vm: &Vm) {
+    if let Some(window) = RawTerminal::size() {
+        vm.resize_console(window.columns, window.rows);
     }
 }
 
@@ -226,6 +252,10 @@ impl SignalStop {
         let (vm, noted) = (Arc::downgrade(vm), seen.clone());
         thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in &mut signals {
+                if signal == SIGWINCH {
+                    vm.upgrade().iter().for_each(|vm| tell_size(vm));
+                    continue;
+                }
                 noted.store(signal, Ordering::Relaxed);
                 if let Some(vm) = vm.upgrade() {
                     vm.stop();

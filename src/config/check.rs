@@ -9,6 +9,7 @@ use log::LevelFilter;
 use spec::VmSpec;
 use std::path::{Path, PathBuf};
 
+mod console;
 mod cpu;
 mod devices;
 mod support;
@@ -28,9 +29,11 @@ pub fn check(config: &raw::VmConfig) -> Result<VmSpec, ConfigError> {
     let boot = boot(&config.boot_source)?;
     let (vcpus, memory) = machine(&config.machine_config)?;
     cpu::cpu_config(config.cpu_config.as_ref())?;
-    let devices = devices::devices(config)?;
+    let mut devices = devices::devices(config)?;
     let logger = config.logger.as_ref().map(logger).transpose()?;
     let serial = serial(config.serial.as_ref())?;
+    let (console, ports) = console::console(config, &serial)?;
+    devices.extend(ports);
     support::refuse_missing(config)?;
     Ok(VmSpec {
         boot,
@@ -41,6 +44,7 @@ pub fn check(config: &raw::VmConfig) -> Result<VmSpec, ConfigError> {
             None | Some(raw::VirtioTransport::Mmio) => spec::VirtioTransport::Mmio,
             Some(raw::VirtioTransport::Pci) => spec::VirtioTransport::Pci,
         },
+        console,
         devices,
         on_reboot: match config.on_reboot {
             None | Some(raw::OnReboot::Restart) => spec::OnReboot::Restart,

@@ -15,8 +15,8 @@ pub use cpu::{
     VcpuFeature,
 };
 pub use devices::{
-    Balloon, CacheType, Drive, Entropy, IoEngine, MemoryHotplug, Metrics, MmdsConfig, MmdsVersion, NetworkInterface,
-    Pmem, RateLimiter, TokenBucket, Vsock,
+    Balloon, CacheType, Console, ConsoleDevice, ConsolePort, ConsoleTarget, Drive, Entropy, IoEngine, MemoryHotplug,
+    Metrics, MmdsConfig, MmdsVersion, NetworkInterface, Pmem, RateLimiter, TokenBucket, Vsock,
 };
 
 /// A microVM: what it boots, how large it is and which devices it has.
@@ -59,6 +59,8 @@ pub struct VmConfig {
     pub metrics: Option<Metrics>,
     /// Where the first serial port leads; without it to standard input and output.
     pub serial: Option<Serial>,
+    /// Which device is the guest's console, and further byte channels between host and guest.
+    pub console: Option<Console>,
     /// What a reboot of the guest does; without it "restart".
     pub on_reboot: Option<OnReboot>,
 }

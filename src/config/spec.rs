@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 mod devices;
 
-pub use devices::RngSpec;
+pub use devices::{PortSpec, PortTarget, PortsSpec, RngSpec};
 
 /// One microVM. Nothing has been opened or created yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct VmSpec {
     pub serial: SerialSpec,
     /// How the guest reaches virtio devices.
     pub virtio_transport: VirtioTransport,
+    /// Which device is the guest's console. Either leads where [`VmSpec::serial`] says.
+    pub console: ConsoleSpec,
     /// Virtio devices, in the order in which the guest finds them.
     pub devices: Vec<DeviceSpec>,
     /// What a reboot of the guest does.
@@ -41,6 +43,8 @@ pub enum VirtioTransport {
 pub enum DeviceSpec {
     /// A source of random numbers.
     Rng(RngSpec),
+    /// Byte channels with names.
+    Ports(PortsSpec),
 }
 
 /// What to boot.
@@ -151,6 +155,13 @@ pub enum SerialOutput {
     File(PathBuf),
     /// A new pseudo-terminal, whose name is logged and sent as an event; it also replaces the input.
     Pty,
+}
+
+/// Which device is the guest's console.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConsoleSpec {
+    /// A virtio console (`hvc0`) beside the serial port, which then serves until a driver for the former is there.
+    pub virtio: bool,
 }
 
 /// What a reboot of the guest does.

@@ -1,16 +1,16 @@
-//! What the operator types (or a file holds), on its way to the guest's serial port: one thread that reads no more than
-//! the port has room for.
+//! What the operator types (or a file holds), on its way to the guest's console: one thread that reads no more than
+//! the guest's port has room for.
 use super::{
+    lines::Lines,
     output::ready,
     terminal::{Escape, EscapeKeys, RawMode},
 };
 use crate::wake::Wake;
-use coracle_devices::serial::Serial;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
     fs::File,
     io::{self, Read},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 use vmm_sys_util::eventfd::EventFd;
@@ -28,8 +28,8 @@ pub(crate) struct Input {
 }
 
 struct Shared {
-    serial: Mutex<Weak<Serial>>,
-    /// Written by the port when it has room again, and when a new port is attached.
+    lines: Arc<Lines>,
+    /// Written by a port when it has room again, and when a new port is attached.
     room: Wake,
     stop: Wake,
 }
@@ -37,9 +37,9 @@ struct Shared {
 impl Input {
     /// Starts reading `source`. If it is the operator's own terminal (`interactive`), it goes into raw mode, with
     /// escape keys, until the value is dropped.
-    pub(crate) fn spawn(source: File, interactive: bool, on_escape: OnEscape) -> io::Result<Self> {
+    pub(crate) fn spawn(source: File, interactive: bool, lines: &Arc<Lines>, on_escape: OnEscape) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            serial: Mutex::default(),
+            lines: lines.clone(),
             room: Wake::new()?,
             stop: Wake::new()?,
         });
@@ -61,14 +61,13 @@ impl Input {
         })
     }
 
-    /// Written when the port has room again.
+    /// Written when a port has room again.
     pub(crate) fn room(&self) -> io::Result<EventFd> {
         self.shared.room.event()
     }
 
-    /// From here on bytes go to `serial`.
-    pub(crate) fn attach(&self, serial: &Arc<Serial>) {
-        *self.shared.serial.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(serial);
+    /// Another port is there.
+    pub(crate) fn attached(&self) {
         self.shared.room.signal();
     }
 }
@@ -145,17 +144,11 @@ impl Reader {
         }
     }
 
-    /// Gives the port what it takes.
+    /// Gives the live port what it takes.
     fn deliver(&mut self) {
-        let serial = self
-            .shared
-            .serial
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .upgrade();
-        if let Some(serial) = serial.filter(|_| !self.pending.is_empty()) {
-            let taken = serial.receive(&self.pending);
-            self.pending.drain(..taken);
+        if !self.pending.is_empty() {
+            let taken = self.shared.lines.receive(&self.pending);
+            self.pending.drain(..taken.min(self.pending.len()));
         }
     }
 }

@@ -1,19 +1,20 @@
-//! What the guest writes to its serial port, on its way to a file descriptor.
+//! What the guest writes to its console, on its way to a file descriptor.
 //!
-//! Bytes are put into a bounded buffer on the vCPU's thread. A full line is written at once, as far as the target takes
+//! Bytes are put into a bounded buffer on the thread of a vCPU (serial port) or of I/O (virtio). A full line is written at once, as far as the target takes
 //! it without waiting; the pump thread takes care of the rest: a line that is not ended yet, and a target that is slow.
-//! While the buffer is full the serial port says so to the guest, which waits: nothing is lost and nothing grows.
+//! While the buffer is full the port says so to the guest, which waits: nothing is lost and nothing grows.
 //!
-//! Lock order: serial port, then this buffer. The pump therefore never holds the buffer when it calls the port.
+//! Lock order: port, then this buffer. The pump therefore never holds the buffer when it calls the port.
+use super::lines::Lines;
 use crate::wake::Wake;
-use coracle_devices::serial::{Serial, SerialOutput};
+use coracle_devices::serial::SerialOutput;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -60,12 +61,18 @@ pub(crate) struct Output {
     chunk: usize,
     when_full: WhenFull,
     wake: Wake,
-    serial: Mutex<Weak<Serial>>,
+    lines: Arc<Lines>,
     on_panic: OnPanic,
 }
 
 impl Output {
-    pub(crate) fn new(target: Option<OwnedFd>, when_full: WhenFull, on_panic: OnPanic) -> io::Result<Self> {
+    /// An output to `target`; `lines` hear when there is room again.
+    pub(crate) fn new(
+        target: Option<OwnedFd>,
+        when_full: WhenFull,
+        lines: &Arc<Lines>,
+        on_panic: OnPanic,
+    ) -> io::Result<Self> {
         let target = target.map(File::from);
         // A terminal promises room for few bytes only, a pipe for a page.
         let chunk = if target.as_ref().is_some_and(rustix::termios::isatty) {
@@ -85,14 +92,9 @@ impl Output {
             chunk,
             when_full,
             wake: Wake::new()?,
-            serial: Mutex::default(),
+            lines: lines.clone(),
             on_panic,
         })
-    }
-
-    /// Names the port that hears when there is room again.
-    pub(crate) fn attach(&self, serial: &Arc<Serial>) {
-        *self.serial.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(serial);
     }
 
     fn lock(&self) -> MutexGuard<'_, Pending> {
@@ -167,7 +169,7 @@ impl Output {
                 }
             }
             self.flush(&mut self.lock());
-            self.tell_serial();
+            self.tell_lines();
         }
     }
 
@@ -186,12 +188,9 @@ impl Output {
     }
 
     /// Tells the guest that there is room, if it waits for that.
-    fn tell_serial(&self) {
-        let serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        if let Some(serial) = serial
-            && self.has_room()
-        {
-            serial.output_drained();
+    fn tell_lines(&self) {
+        if self.has_room() {
+            self.lines.output_drained();
         }
     }
 }

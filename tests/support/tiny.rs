@@ -1,8 +1,8 @@
 //! Tiny guests: a few machine instructions in a kernel image, for tests of the VMM that need no operating system.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 use coracle::config::spec::{
-    BootSource, BootSpec, HugePages, KernelLoad, MemorySpec, OnReboot, Protocol, SerialInput, SerialOutput, SerialSpec,
-    VirtioTransport, VmSpec,
+    BootSource, BootSpec, ConsoleSpec, HugePages, KernelLoad, MemorySpec, OnReboot, Protocol, SerialInput,
+    SerialOutput, SerialSpec, VirtioTransport, VmSpec,
 };
 use coracle_arch::{
     Arch, Host,
@@ -70,6 +70,7 @@ pub fn spec(folder: &Path, program: Program, output: SerialOutput) -> VmSpec {
             output,
         },
         virtio_transport: VirtioTransport::Mmio,
+        console: ConsoleSpec::default(),
         devices: Vec::new(),
         on_reboot: OnReboot::Restart,
         logger: None,

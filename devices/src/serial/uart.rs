@@ -91,6 +91,8 @@ pub(super) struct Uart {
     interrupt: bool,
     interrupt_edge: bool,
     input_refused: bool,
+    /// Somebody waits for the guest to listen.
+    listener_wanted: bool,
     dropped: u64,
 }
 
@@ -114,6 +116,7 @@ impl Uart {
             interrupt: false,
             interrupt_edge: false,
             input_refused: false,
+            listener_wanted: false,
             dropped: 0,
         }
     }
@@ -200,7 +203,20 @@ impl Uart {
 
     /// Whether input was refused before and is welcome now.
     pub(super) fn take_input_wanted(&mut self) -> bool {
-        self.input.len() <= INPUT_SIZE / 4 && std::mem::take(&mut self.input_refused)
+        let listens = self.listener_wanted && self.is_open();
+        self.listener_wanted &= !listens;
+        listens || self.input.len() <= INPUT_SIZE / 4 && std::mem::take(&mut self.input_refused)
+    }
+
+    /// Whether the guest has opened the port; if not, its opening will be told.
+    pub(super) fn listens(&mut self) -> bool {
+        self.listener_wanted = !self.is_open();
+        !self.listener_wanted
+    }
+
+    /// Drivers try the receive interrupt while they probe, but let it pass (OUT2) only once the port is open.
+    fn is_open(&self) -> bool {
+        !self.looping() && self.ier & IER_RECEIVE != 0 && self.mcr & MCR_OUT2 != 0
     }
 
     fn latches_open(&self) -> bool {

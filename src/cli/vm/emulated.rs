@@ -2,7 +2,7 @@
 use super::{Failure, Outcome, exit};
 use crate::cli::host::{forward_signals, tell};
 use coracle::{
-    config::raw::{SerialInput, SerialOutput, VmConfig},
+    config::raw::{ConsoleTarget, SerialInput, SerialOutput, VmConfig},
     host::{HostArch, Options, Proxy, RawTerminal, run_self},
 };
 use log::LevelFilter;
@@ -35,6 +35,22 @@ pub(super) fn run(arch: HostArch, config: &VmConfig, log_level: LevelFilter) -> 
     let mut files_out: Vec<PathBuf> = serial.serial_out_path.into_iter().collect();
     if let Some(SerialOutput::File(path)) = serial.output {
         files_out.push(path);
+    }
+    for port in config.console.iter().flat_map(|console| &console.ports) {
+        match &port.to {
+            ConsoleTarget::Stdio => {}
+            ConsoleTarget::File(path) => files_out.push(path.clone()),
+            ConsoleTarget::Pty | ConsoleTarget::Socket(_) => {
+                return Err(Failure::new(
+                    exit::BAD_CONFIG,
+                    format!(
+                        "port {:?} of console.ports leads to a pseudo-terminal or a socket, which would be in the emulated host \
+                         and cannot be reached from here; let it lead to a file, or run on KVM with --host kvm",
+                        port.name
+                    ),
+                ));
+            }
+        }
     }
     files_out.extend(config.logger.as_ref().and_then(|logger| logger.log_path.clone()));
 

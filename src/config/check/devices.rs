@@ -205,7 +205,7 @@ fn vsock(vsock: &Vsock) -> Result<(), ConfigError> {
     socket_path("vsock.uds_path", &vsock.uds_path)
 }
 
-fn socket_path(at: &str, socket: &std::path::Path) -> Result<(), ConfigError> {
+pub(super) fn socket_path(at: &str, socket: &std::path::Path) -> Result<(), ConfigError> {
     let bytes = path(at, socket)?.as_os_str().len();
     if bytes <= MAX_SOCKET {
         return Ok(());
@@ -357,11 +357,11 @@ fn id(at: &str, text: &str) -> Result<(), ConfigError> {
 
 /// Names that must be there once, and who has them.
 #[derive(Default)]
-struct Names(HashMap<String, String>);
+pub(super) struct Names(HashMap<String, String>);
 
 impl Names {
     /// Notes that `at` has `name` (shown as `text`) under `key`.
-    fn take(&mut self, at: &str, key: &str, name: &str, text: &str) -> Result<(), ConfigError> {
+    pub(super) fn take(&mut self, at: &str, key: &str, name: &str, text: &str) -> Result<(), ConfigError> {
         match self.0.insert(name.to_owned(), at.to_owned()) {
             None => Ok(()),
             Some(first) => Err(ConfigError::rule(

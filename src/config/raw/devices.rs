@@ -162,6 +162,58 @@ pub struct Balloon {
     pub free_page_reporting: bool,
 }
 
+/// The guest's console and further byte channels.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Console {
+    /// The device that the guest's console is. Without it "virtio" if `boot_args` names a console hvc0, or if a kernel
+    /// bundle is booted without `boot_args`; else "serial". Either leads where `serial` says.
+    pub device: Option<ConsoleDevice>,
+    /// Byte channels with names, for programs in the guest.
+    #[serde(default)]
+    pub ports: Vec<ConsolePort>,
+}
+
+/// The device that the guest's console is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleDevice {
+    /// A virtio console, hvc0 in Linux; the serial port serves until its driver is there.
+    Virtio,
+    /// The first serial port, ttyS0 in Linux.
+    Serial,
+}
+
+/// A byte channel between host and guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConsolePort {
+    /// The name by which programs in the guest find it, as in /dev/virtio-ports/NAME.
+    #[schemars(example = &"org.example.channel")]
+    pub name: String,
+    /// Where it leads on the host.
+    #[schemars(example = example_target())]
+    pub to: ConsoleTarget,
+}
+
+/// Where a byte channel leads on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleTarget {
+    /// Standard input and output of the VMM.
+    Stdio,
+    /// A new pseudo-terminal, whose name is logged.
+    Pty,
+    /// A file, truncated first; the guest reads nothing from it.
+    File(PathBuf),
+    /// A Unix socket that is made; one client at a time is connected with the guest.
+    Socket(PathBuf),
+}
+
+fn example_target() -> serde_json::Value {
+    serde_json::json!({ "socket": "port.sock" })
+}
+
 /// Memory that can be added while the guest runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

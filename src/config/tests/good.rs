@@ -23,6 +23,7 @@ fn plain(kernel: &str) -> VmSpec {
         },
         serial: SerialSpec::default(),
         virtio_transport: VirtioTransport::default(),
+        console: ConsoleSpec::default(),
         devices: Vec::new(),
         on_reboot: OnReboot::Restart,
         logger: None,

@@ -10,7 +10,7 @@ fn output(when_full: WhenFull) -> (Arc<Output>, File, Receiver<String>) {
     let (reader, writer) = io::pipe().unwrap();
     let (sender, panics) = channel();
     let on_panic = Box::new(move |message| sender.send(message).unwrap());
-    let output = Output::new(Some(writer.into()), when_full, on_panic).unwrap();
+    let output = Output::new(Some(writer.into()), when_full, &Arc::default(), on_panic).unwrap();
     (Arc::new(output), File::from(OwnedFd::from(reader)), panics)
 }
 
@@ -115,7 +115,7 @@ fn a_target_that_is_gone_holds_up_nobody() {
 
 #[test]
 fn no_target_takes_everything() {
-    let output = Output::new(None, WhenFull::DropOldest, Box::new(|_| {})).unwrap();
+    let output = Output::new(None, WhenFull::DropOldest, &Arc::default(), Box::new(|_| {})).unwrap();
     assert_eq!(output.put(&vec![b'x'; 100_000]), 100_000);
     assert!(output.has_room());
 }
