@@ -53,3 +53,26 @@ fn a_command_line_may_be_as_long_as_the_kernel_allows_and_no_longer() {
         "{error}"
     );
 }
+
+#[test]
+fn a_virtio_console_is_the_last_on_the_default_command_line() {
+    let virtio = ConsoleSpec { virtio: true };
+    let bundle = spec(None, &[]);
+    let line = compose_cmdline(&bundle, virtio).unwrap();
+    assert!(
+        line.starts_with(&format!("{} console=hvc0 ", Host::EARLY_CONSOLE)),
+        "{line}"
+    );
+    assert!(!line.contains("ttyS0"), "{line}");
+    let plain = BootSpec {
+        source: BootSource::Files {
+            kernel: "vmlinux".into(),
+            initrd: None,
+        },
+        ..bundle
+    };
+    let line = compose_cmdline(&plain, virtio).unwrap();
+    assert!(line.starts_with("console=ttyS0 console=hvc0 "), "{line}");
+    let given = spec(Some("console=hvc0"), &[]);
+    assert_eq!(compose_cmdline(&given, virtio).unwrap(), "console=hvc0");
+}

@@ -48,6 +48,7 @@ fn the_hello_example_boots_the_bundle_and_runs_a_command() {
     let mut expected = plain("");
     expected.boot.source = BootSource::Bundle("target/bundle".into());
     expected.boot.command = vec!["/bin/uname".to_owned(), "-a".to_owned()];
+    expected.console.virtio = true;
     expected.memory.bytes = 256 << 20;
     assert_eq!(spec, expected);
 }
@@ -263,4 +264,39 @@ fn a_config_survives_being_written_and_read() {
         let config = read(json).unwrap();
         assert_eq!(read(&serde_json::to_string(&config).unwrap()).unwrap(), config);
     }
+}
+
+#[test]
+fn the_console_is_what_the_guest_will_look_for() {
+    let virtio = |part: &str| parse(&format!("{{{part}}}")).unwrap().console.virtio;
+    let kernel = |args: &str| format!(r#""boot-source": {{"kernel_image_path": "k", "boot_args": "{args}"}}"#);
+    assert!(!virtio(r#""boot-source": {"kernel_image_path": "k"}"#));
+    assert!(virtio(r#""boot-source": {"kernel_bundle": "b"}"#));
+    assert!(!virtio(
+        r#""boot-source": {"kernel_bundle": "b", "boot_args": "console=ttyS0"}"#
+    ));
+    assert!(virtio(&kernel("console=ttyS0 console=hvc0")));
+    assert!(virtio(&kernel("console=hvc0,115200 quiet")));
+    for args in ["console=ttyS0", "console=hvc1", "hvc0", "quiet -- console=hvc0"] {
+        assert!(!virtio(&kernel(args)), "{args}");
+    }
+    assert!(!virtio(&format!(
+        r#"{}, "console": {{"device": "serial"}}"#,
+        kernel("console=hvc0")
+    )));
+    assert!(virtio(&format!(
+        r#"{}, "console": {{"device": "virtio"}}"#,
+        kernel("console=ttyS0")
+    )));
+}
+
+#[test]
+fn named_ports_are_a_device() {
+    let spec = with(r#""console": {"ports": [{"name": "a", "to": "pty"}, {"name": "b", "to": {"socket": "s"}}]}"#);
+    let port = |name: &str, to| PortSpec {
+        name: name.to_owned(),
+        to,
+    };
+    let ports = vec![port("a", PortTarget::Pty), port("b", PortTarget::Socket("s".into()))];
+    assert_eq!(spec.devices, [DeviceSpec::Ports(PortsSpec { ports })]);
 }
