@@ -3,7 +3,7 @@ use crate::{
     agent_port::{AgentPort, OnReport},
     config::spec::VirtioTransport,
     console::Console,
-    pci::PciBus,
+    pci::{PciBus, PciError},
     vcpu::Buses,
     wake::Wake,
 };
@@ -18,7 +18,6 @@ use coracle_devices::{
     gpio::Gpio,
     i8042::I8042,
     irq::IrqLine,
-    pci::root::PlugError,
     pvpanic::Pvpanic,
     rtc::Rtc,
     serial::Serial,
@@ -27,7 +26,6 @@ use coracle_devices::{
         function::Function,
         io_thread::IoThread,
         mmio::{self, MmioTransport},
-        pci::TransportError,
     },
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -68,17 +66,14 @@ pub enum BoardError {
         /// KVM's answer.
         source: kvm_ioctls::Error,
     },
-    /// The PCI bus has no room.
-    #[error("{name} finds no place on the PCI bus")]
+    /// The device finds no place on the PCI bus.
+    #[error("cannot plug {name} into the PCI bus")]
     Pci {
         /// The device.
         name: String,
         /// Why not.
-        source: PlugError,
+        source: PciError,
     },
-    /// The device cannot be a PCI function.
-    #[error("a device cannot be a PCI function")]
-    Transport(#[from] TransportError),
     /// The system refused a descriptor.
     #[error("cannot create an event for a device; raise the limit on open files")]
     Event(#[from] io::Error),
@@ -240,7 +235,11 @@ impl<'a> Board<'a> {
         }
         let memory = self.memory.clone();
         let make = |signals| Function::new(device, threads, memory, signals);
-        self.virtio.push(self.pci.virtio(name, make)?);
+        let transport = self.pci.virtio(name, make).map_err(|source| BoardError::Pci {
+            name: name.to_owned(),
+            source,
+        })?;
+        self.virtio.push(transport);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! A machine's PCI bus: the root with KVM behind it, and the windows by which a guest reaches it.
 //!
 //! Owns the way from functions to KVM. Built on the thread that builds the VM; doorbells move on vCPUs.
-use crate::{board::BoardError, msi};
+use crate::msi;
 use coracle_arch::{
     Arch, Host,
     platform::{self, Messages, Part, PartKind},
@@ -15,17 +15,28 @@ use coracle_devices::{
         doorbell::Doorbells,
         ecam::Ecam,
         ports::ConfigPorts,
-        root::{Apertures, Root},
+        root::{Apertures, PlugError, Root},
     },
     virtio::{
         Signals, Transport,
         function::Function,
-        pci::{PciTransport, Wiring},
+        pci::{PciTransport, TransportError, Wiring},
     },
 };
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use std::{io, ops::Range, sync::Arc};
 use vmm_sys_util::eventfd::EventFd;
+
+/// Why a function could not be plugged.
+#[derive(Debug, thiserror::Error)]
+pub enum PciError {
+    /// The bus has no room.
+    #[error(transparent)]
+    Plug(#[from] PlugError),
+    /// The device cannot be a function.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+}
 
 /// See the module.
 pub(crate) struct PciBus {
@@ -84,16 +95,11 @@ impl PciBus {
         &self,
         name: &str,
         make: impl FnOnce(Signals) -> io::Result<Function>,
-    ) -> Result<Arc<dyn Transport>, BoardError> {
-        let make = |signals| make(signals).map_err(BoardError::Event);
+    ) -> Result<Arc<dyn Transport>, PciError> {
+        let make = |signals| make(signals).map_err(TransportError::Event);
         let (transport, space) = PciTransport::new(name, &self.wiring, make)?;
         let transport = Arc::new(transport);
-        self.root
-            .plug(space, transport.clone())
-            .map_err(|source| BoardError::Pci {
-                name: name.to_owned(),
-                source,
-            })?;
+        self.root.plug(space, transport.clone())?;
         Ok(transport)
     }
 }

@@ -5,11 +5,10 @@ use crate::platform::{Part, PartKind, Space};
 use std::ops::Range;
 use vm_fdt::FdtWriter;
 
-/// Phandles: any distinct numbers.
+/// Phandles: any distinct numbers, of which [`pci`] has one more.
 pub(super) const GIC: u32 = 1;
 const CLOCK: u32 = 2;
 const GPIO: u32 = 3;
-pub(super) const MESSAGES: u32 = 4;
 
 /// Second and later cells of an interrupt specifier (`interrupt-controller/arm,gic-v3.yaml`).
 const SPI: u32 = 0;
@@ -246,7 +245,7 @@ fn name(part: &Part) -> String {
     format!("{generic}@{:x}", part.base)
 }
 
-pub(super) fn window(fdt: &mut FdtWriter, part: &Part) -> Result<(), FdtError> {
+fn window(fdt: &mut FdtWriter, part: &Part) -> Result<(), FdtError> {
     fdt.property_array_u64("reg", &[part.base, part.size])?;
     Ok(())
 }

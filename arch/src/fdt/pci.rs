@@ -1,10 +1,10 @@
 //! The nodes of a PCI bus (`pci/host-generic-pci.yaml`, `interrupt-controller/arm,gic.yaml`). Owns their shape.
-use super::{
-    FdtError,
-    nodes::{MESSAGES, window},
-};
+use super::FdtError;
 use crate::platform::{Part, PartKind};
 use vm_fdt::FdtWriter;
+
+/// The frame's phandle, one that no other node has.
+const MESSAGES: u32 = 4;
 
 /// The first cell of an address in `ranges`: memory below 4 GiB, not prefetchable (IEEE 1275 for PCI, section 2.2.1.1).
 const MEMORY_32: u32 = 0x0200_0000;
@@ -15,7 +15,7 @@ pub(super) fn bridge(fdt: &mut FdtWriter, config: &Part, parts: &[Part]) -> Resu
     let node = fdt.begin_node(&format!("pcie@{:x}", config.base))?;
     fdt.property_string("compatible", "pci-host-ecam-generic")?;
     fdt.property_string("device_type", "pci")?;
-    window(fdt, config)?;
+    fdt.property_array_u64("reg", &[config.base, config.size])?;
     fdt.property_u32("#address-cells", 3)?;
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_array_u32("bus-range", &[0, 0])?;
@@ -45,7 +45,7 @@ pub(super) fn frame(fdt: &mut FdtWriter, part: &Part) -> Result<(), FdtError> {
     fdt.property_string("compatible", "arm,gic-v2m-frame")?;
     fdt.property_null("msi-controller")?;
     fdt.property_phandle(MESSAGES)?;
-    window(fdt, part)?;
+    fdt.property_array_u64("reg", &[part.base, part.size])?;
     fdt.end_node(node)?;
     Ok(())
 }

@@ -150,19 +150,16 @@ impl Root {
         Ok(place)
     }
 
-    /// Serves a read of config space. Where no function is, it reads as ones; behind the config space that a function
-    /// has, as zeroes: no extended capability.
+    /// Serves a read of config space. Where no function is, it reads as ones, and so it does behind the 256 bytes that a
+    /// function without PCI Express has: that is how Linux sees that there is no more, and asks no more.
     pub fn read_config(&self, function: u8, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
         let Some(slot) = self.slot(function) else { return };
         split(offset, data.len(), |register, part| {
             let Some(data) = data.get_mut(part) else { return };
-            match u8::try_from(register) {
-                Ok(register) => {
-                    let mut config = lock(&slot.config);
-                    slot.function.read_config(&mut config.space, register, data);
-                }
-                Err(_) => data.fill(0),
+            if let Ok(register) = u8::try_from(register) {
+                let mut config = lock(&slot.config);
+                slot.function.read_config(&mut config.space, register, data);
             }
         });
     }

@@ -63,8 +63,8 @@ pub struct Wiring {
     pub messages: Arc<dyn MsiBackend>,
     /// Where kicks come from.
     pub doorbells: Arc<dyn Doorbells>,
-    /// Whether doorbells are ports too. A guest's write to a port costs far less than one to memory, which has to be
-    /// decoded by the hypervisor, so drivers find the ports first.
+    /// Whether doorbells are ports. A guest's write to a port costs far less than one to memory, which the hypervisor has to
+    /// decode.
     pub ports: bool,
 }
 

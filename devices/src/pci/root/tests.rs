@@ -110,7 +110,7 @@ fn a_register_can_be_read_in_every_width_and_beyond_the_end() {
     assert_eq!(odd, [0, 0]);
     let mut extended = [0xaa; 4];
     root.read_config(0, 0x100, &mut extended);
-    assert_eq!(extended, [0; 4], "no extended capability");
+    assert_eq!(extended, [0xff; 4], "no extended config space");
     root.read_config(0, 0xfff, &mut extended);
     let ecam = Ecam::new(Arc::new(root));
     ecam.read(0x8 << 12, &mut data);

@@ -270,18 +270,11 @@ fn a_driver_finds_what_it_looks_for() {
     assert_eq!(machine.config(8), [1, 0, 0x80, 1]);
     let all: Vec<_> = machine.capabilities(9).into_iter().map(|(_, body)| body).collect();
     let kinds: Vec<_> = all.iter().map(|body| (body[0], body[1], body[2])).collect();
-    assert_eq!(
-        kinds,
-        [(16, 1, 0), (20, 2, 2), (20, 2, 0), (16, 3, 0), (16, 4, 0), (20, 5, 0)]
-    );
+    assert_eq!(kinds, [(16, 1, 0), (20, 2, 2), (16, 3, 0), (16, 4, 0), (20, 5, 0)]);
     let number = |body: &[u8], at: usize| u32::from_le_bytes(body[at..at + 4].try_into().unwrap());
     let places: Vec<_> = all.iter().map(|body| (number(body, 6), number(body, 10))).collect();
-    assert_eq!(places, [(0, 0x38), (0, 8), (0x1000, 8), (0x40, 1), (0x100, 8), (0, 0)]);
-    assert_eq!(
-        (number(&all[1], 14), number(&all[2], 14)),
-        (4, 4),
-        "notify_off_multiplier"
-    );
+    assert_eq!(places, [(0, 0x38), (0, 8), (0x40, 1), (0x100, 8), (0, 0)]);
+    assert_eq!(number(&all[1], 14), 4, "notify_off_multiplier");
     let (_, msix) = &machine.capabilities(msix::CAPABILITY)[0];
     assert_eq!(msix[..], [2, 0, 0, 0x20, 0, 0, 0, 0x60, 0, 0]);
 }
