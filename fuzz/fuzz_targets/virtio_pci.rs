@@ -2,6 +2,7 @@
 //! its aperture, and a reset brings the device back.
 #![no_main]
 use coracle_devices::{
+    bus::Effect,
     irq::IrqLine,
     pci::{
         Space,
@@ -45,7 +46,11 @@ struct Route;
 
 impl MsiRoute for Route {
     fn connect(&mut self, message: Message) -> Result<(), MsiError> {
-        if message.data % 2 == 0 { Ok(()) } else { Err(MsiError::Nowhere(message)) }
+        if message.data % 2 == 0 {
+            Ok(())
+        } else {
+            Err(MsiError::Nowhere(message))
+        }
     }
     fn disconnect(&mut self) {}
 }
@@ -63,7 +68,9 @@ impl Doorbells for Host {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let Some((&flags, input)) = input.split_first() else { return };
+    let Some((&flags, input)) = input.split_first() else {
+        return;
+    };
     let memory = testing::memory();
     let host = Arc::new(Host(Mutex::default()));
     let wiring = Wiring {
@@ -83,7 +90,8 @@ fuzz_target!(|input: &[u8]| {
     let transport = Arc::new(transport);
     let root = Root::new(Apertures { memory: MEMORY, io: IO });
     assert_eq!(root.plug(space, transport.clone()).unwrap().number(), FUNCTION);
-    let bar = |offset: u64, data: &[u8]| drop(root.write(Space::Memory, MEMORY.start + offset, data));
+    let bar =
+        |offset: u64, data: &[u8]| assert_eq!(root.write(Space::Memory, MEMORY.start + offset, data), Effect::None);
     for step in input.chunks_exact(7) {
         let [kind, at, high, value @ ..] = step else { return };
         let offset = u64::from(u16::from_le_bytes([*at, *high]));
@@ -104,23 +112,38 @@ fuzz_target!(|input: &[u8]| {
             1 => {
                 let driver = testing::Driver::at(memory.clone(), 16, 0).queue;
                 bar(0x18, &16_u16.to_le_bytes());
-                for (offset, value) in [(0x20, driver.descriptors), (0x28, driver.available), (0x30, driver.used)] {
+                for (offset, value) in [
+                    (0x20, driver.descriptors),
+                    (0x28, driver.available),
+                    (0x30, driver.used),
+                ] {
                     bar(offset, &(value as u32).to_le_bytes());
                 }
                 bar(0x1c, &[1, 0]);
                 bar(0x14, &[15]);
             }
-            2 => memory.write_slice(&value, GuestAddress(0x1000 + u64::from(*at) * 4)).unwrap(),
-            3 => memory.write_slice(&value[..2], GuestAddress(0x4000 + u64::from(*at) / 4 * 2)).unwrap(),
+            2 => memory
+                .write_slice(&value, GuestAddress(0x1000 + u64::from(*at) * 4))
+                .unwrap(),
+            3 => memory
+                .write_slice(&value[..2], GuestAddress(0x4000 + u64::from(*at) / 4 * 2))
+                .unwrap(),
             4 => {
                 transport.pause();
                 transport.resume();
             }
-            5..8 => drop(root.write_config(FUNCTION, (*at).into(), &value[..width])),
-            8 => root.read_config(FUNCTION, u16::from_le_bytes([*at, *high]) & 0xfff, &mut [0; 8][..width * 2]),
+            5..8 => assert_eq!(root.write_config(FUNCTION, (*at).into(), &value[..width]), Effect::None),
+            8 => root.read_config(
+                FUNCTION,
+                u16::from_le_bytes([*at, *high]) & 0xfff,
+                &mut [0; 8][..width * 2],
+            ),
             9 => root.read(Space::Memory, MEMORY.start + offset, &mut [0; 8][..width * 2]),
             10 => bar(0x1000, &value[..2]),
-            11 => drop(root.write(Space::Io, IO.start + u64::from(*at), &value[..width])),
+            11 => assert_eq!(
+                root.write(Space::Io, IO.start + u64::from(*at), &value[..width]),
+                Effect::None
+            ),
             12 => bar(0x2000 + u64::from(*at), &value[..width]),
             13 => bar(offset % 0x8000, &value[..width]),
             _ => bar(u64::from(*at) % 0x38, &value[..width]),
