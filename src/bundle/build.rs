@@ -3,7 +3,7 @@
 use super::{
     BundleError,
     debian::Package,
-    initramfs::{Contents, Piece},
+    initramfs::{self, Contents, Piece},
     inputs::Inputs,
     manifest::{Architecture, FORMAT, FileFacts, Manifest, Source},
     modules::{self, Module, Tree},
@@ -192,6 +192,7 @@ impl Recipe {
         let mut inputs = Inputs::remembering(&folder.join(".inputs.json"));
         inputs.fact("format", &FORMAT.to_string());
         inputs.fact("made by", MADE_BY);
+        inputs.fact("layout", initramfs::LAYOUT);
         inputs.fact("arch", self.arch.name());
         inputs.fact("source", &format!("{:?}", gathered.source));
         inputs.fact("keep signatures", &self.keep_signatures.to_string());

@@ -4,6 +4,9 @@ use super::{
     cpio::{Archive, CpioError},
 };
 
+/// Changes whenever [`Contents::lay_out`] does, so that an older bundle is seen to be made from other inputs.
+pub(crate) const LAYOUT: &str = "3";
+
 /// One file that goes in, with its content.
 #[derive(Debug)]
 pub(crate) struct Piece {
@@ -37,8 +40,10 @@ impl Contents {
         ] {
             archive.directory(folder, if folder == "tmp" { 0o1777 } else { 0o755 })?;
         }
-        // The kernel opens the console for PID 1 before anything is mounted.
-        archive.character_device("dev/console", 0o600, 5, 1)?;
+        // The kernel opens this for PID 1 before anything is mounted. There may be no console yet but one whose driver is a
+        // module, of which the kernel would warn: so it gets the null device, and PID 1 takes the console when it is there.
+        // A link, for a device node would not replace the one that every kernel has built in.
+        archive.symlink("dev/console", "null")?;
         archive.character_device("dev/null", 0o666, 1, 3)?;
         archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n".to_vec())?;
         archive.file("etc/group", 0o644, b"root:x:0:\n".to_vec())?;
