@@ -361,16 +361,19 @@ fn default_cmdline(spec: &BootSpec, console: ConsoleSpec) -> String {
     }
 }
 
-/// The default or the given arguments, with the guest's command before a lone `--`: what follows that is for PID 1 and
-/// stays last.
+/// The default or the given arguments, with the root device and the guest's command before a lone `--`: what follows that
+/// is for PID 1 and stays last.
 fn compose_cmdline(spec: &BootSpec, console: ConsoleSpec) -> Result<String, BootError> {
     let given = match &spec.cmdline {
         Some(given) => given.trim().to_owned(),
         None => default_cmdline(spec, console),
     };
     let mut cmdline = given.clone();
-    if !spec.command.is_empty() {
-        let command = format!("{}={} ", cmdline::EXEC, cmdline::encode_exec(&spec.command));
+    let root = spec.root.iter().map(|root| format!("{root} "));
+    let command =
+        (!spec.command.is_empty()).then(|| format!("{}={} ", cmdline::EXEC, cmdline::encode_exec(&spec.command)));
+    let added: String = root.chain(command).collect();
+    if !added.is_empty() {
         let end = given.match_indices("--").map(|(at, _)| at).find(|&at| {
             let (before, after) = (
                 given.get(..at).unwrap_or_default(),
@@ -380,8 +383,8 @@ fn compose_cmdline(spec: &BootSpec, console: ConsoleSpec) -> Result<String, Boot
             apart(before.chars().next_back()) && apart(after.chars().next())
         });
         match end {
-            Some(at) => cmdline.insert_str(at, &command),
-            None => format!("{given} {}", command.trim_end())
+            Some(at) => cmdline.insert_str(at, &added),
+            None => format!("{given} {}", added.trim_end())
                 .trim_start()
                 .clone_into(&mut cmdline),
         }

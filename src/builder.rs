@@ -1,10 +1,11 @@
 //! From a checked spec to a VM that is ready to start. The first place that opens anything.
+pub use crate::device::DeviceError;
 use crate::{
     board::{Board, BoardError},
     boot::{Boot, BootError},
     config::spec::{VirtioTransport, VmSpec},
     console::{Console, ConsoleError},
-    device::{self, Backend, DeviceError},
+    device::{self, Backend},
     kvm::{self, KvmError},
     machine::Machine,
     memory::{GuestRam, MemoryError},

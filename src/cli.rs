@@ -39,7 +39,10 @@ enum Verb {
 
 /// Exit codes beyond a guest command's own, as Firecracker counts them.
 pub(crate) mod exit {
-    use coracle::{builder::BuildError, kvm::KvmError};
+    use coracle::{
+        builder::{BuildError, DeviceError},
+        kvm::KvmError,
+    };
 
     /// Something went wrong that has no code of its own.
     pub(crate) const GENERIC: u8 = 1;
@@ -51,7 +54,9 @@ pub(crate) mod exit {
     /// The code for a VM that could not be built: the config's, where a value of it is the reason.
     pub(crate) fn code_of(error: &BuildError) -> u8 {
         match error {
-            BuildError::Boot(_) | BuildError::Kvm(KvmError::Vcpus { .. }) => BAD_CONFIG,
+            BuildError::Boot(_)
+            | BuildError::Kvm(KvmError::Vcpus { .. })
+            | BuildError::Device(DeviceError::Disk { .. } | DeviceError::Drive { .. }) => BAD_CONFIG,
             _ => GENERIC,
         }
     }

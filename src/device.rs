@@ -6,8 +6,10 @@ use crate::{
     board::{Board, BoardError},
     config::spec::DeviceSpec,
 };
+use coracle_devices::virtio::disk::DiskError;
 use std::{io, path::PathBuf};
 
+mod block;
 mod ports;
 mod rng;
 
@@ -17,6 +19,22 @@ pub enum DeviceError {
     /// No place on the board.
     #[error(transparent)]
     Board(#[from] BoardError),
+    /// The files of a disk.
+    #[error("drive {id} cannot be used")]
+    Disk {
+        /// The drive.
+        id: String,
+        /// Why not.
+        source: DiskError,
+    },
+    /// How a disk is served.
+    #[error("drive {id} cannot be served as its options ask")]
+    Drive {
+        /// The drive.
+        id: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// Where a port leads cannot be opened.
     #[error(
         "cannot open {path:?} for port {name:?}; check the folder and that no other VM uses it, and remove a left socket"
@@ -51,6 +69,7 @@ pub(crate) fn open(specs: &[DeviceSpec]) -> Result<Vec<Box<dyn Backend>>, Device
         .iter()
         .map(|spec| -> Result<Box<dyn Backend>, DeviceError> {
             Ok(match spec {
+                DeviceSpec::Block(spec) => Box::new(block::Block::open(spec)?),
                 DeviceSpec::Rng(spec) => Box::new(rng::Rng::open(spec)),
                 DeviceSpec::Ports(spec) => Box::new(ports::Ports::open(spec)?),
             })

@@ -4,6 +4,7 @@ fn spec(cmdline: Option<&str>, command: &[&str]) -> BootSpec {
     BootSpec {
         source: BootSource::Bundle("bundle".into()),
         cmdline: cmdline.map(str::to_owned),
+        root: None,
         command: command.iter().map(ToString::to_string).collect(),
         load: KernelLoad::Auto,
         protocol: Protocol::Auto,
@@ -38,6 +39,21 @@ fn the_command_goes_before_what_is_for_init() {
         compose_cmdline(&spec(Some("quiet -- one"), &[]), ConsoleSpec::default()).unwrap(),
         "quiet -- one"
     );
+}
+
+#[test]
+fn the_root_device_is_added_before_what_is_for_init() {
+    let with_root = |given, command: &[&str]| {
+        let root = Some("root=/dev/vda ro".to_owned());
+        let spec = BootSpec {
+            root,
+            ..spec(Some(given), command)
+        };
+        compose_cmdline(&spec, ConsoleSpec::default()).unwrap()
+    };
+    assert_eq!(with_root("quiet", &[]), "quiet root=/dev/vda ro");
+    assert_eq!(with_root("quiet -- one", &[]), "quiet root=/dev/vda ro -- one");
+    assert_eq!(with_root("-- one", &["a"]), "root=/dev/vda ro coracle.exec=a -- one");
 }
 
 #[test]

@@ -26,6 +26,7 @@ use std::{
     thread,
 };
 
+mod drive;
 mod emulated;
 
 /// The verbs of `coracle vm`.
@@ -44,7 +45,7 @@ pub(crate) enum VmVerb {
         coracle vm run resources/vm/hello.json\n  \
         coracle vm run --bundle target/bundle -- cat /proc/cpuinfo\n  \
         coracle vm run --kernel vmlinux --initrd initrd.cpio --cmdline 'console=ttyS0' --vcpus 2 --memory 512M")]
-    Run(Run),
+    Run(Box<Run>),
     /// Check a config without running it; exit code 152 if it breaks a rule
     Check {
         /// The config file; - reads standard input
@@ -77,6 +78,10 @@ pub(crate) struct Run {
     /// Guest memory: a number with K, M, G or T; MiB without
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     memory: Option<u64>,
+    /// A file or block device as a drive, and how: ro, root, direct, discard, cache=unsafe or writeback, engine=sync or
+    /// async, queues=N, overlay=FILE, id=NAME. Can be given several times; the drives come after the config's
+    #[arg(long, value_name = "FILE[,OPTION]...", value_parser = drive::parse)]
+    drive: Vec<raw::Drive>,
     /// Where the serial port leads: stdout, none, pty or file=PATH
     #[arg(long, value_name = "WHERE", value_parser = serial_output)]
     serial: Option<raw::SerialOutput>,
@@ -216,6 +221,9 @@ impl Run {
         }
         if let Some(memory) = self.memory {
             raw.machine_config.mem_size_mib = memory;
+        }
+        for drive in &self.drive {
+            drive::add(raw, drive);
         }
         if let Some(output) = &self.serial {
             raw.serial.get_or_insert_default().output = Some(output.clone());

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 mod console;
 mod cpu;
 mod devices;
+mod drives;
 mod support;
 
 /// The most vCPUs that make sense; KVM's limit is lower.
@@ -29,14 +30,16 @@ pub fn check(config: &raw::VmConfig) -> Result<VmSpec, ConfigError> {
     let boot = boot(&config.boot_source)?;
     let (vcpus, memory) = machine(&config.machine_config)?;
     cpu::cpu_config(config.cpu_config.as_ref())?;
-    let mut devices = devices::devices(config)?;
+    let mut devices = drives::drives(&config.drives)?;
+    devices.extend(devices::devices(config)?);
+    let root = drives::root(&config.drives);
     let logger = config.logger.as_ref().map(logger).transpose()?;
     let serial = serial(config.serial.as_ref())?;
     let (console, ports) = console::console(config, &serial)?;
     devices.extend(ports);
     support::refuse_missing(config)?;
     Ok(VmSpec {
-        boot,
+        boot: spec::BootSpec { root, ..boot },
         vcpus,
         memory,
         serial,
@@ -93,6 +96,7 @@ fn boot(boot: &raw::BootSource) -> Result<spec::BootSpec, ConfigError> {
     Ok(spec::BootSpec {
         source,
         cmdline: boot.boot_args.clone(),
+        root: None,
         command: boot.command.clone(),
         load: match boot.kernel_load {
             None | Some(raw::KernelLoad::Auto) => spec::KernelLoad::Auto,

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 mod devices;
 
-pub use devices::{PortSpec, PortTarget, PortsSpec, RngSpec};
+pub use devices::{BlockSpec, BucketSpec, LimitsSpec, PortSpec, PortTarget, PortsSpec, RngSpec};
 
 /// One microVM. Nothing has been opened or created yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub enum VirtioTransport {
 /// One virtio device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceSpec {
+    /// A disk.
+    Block(BlockSpec),
     /// A source of random numbers.
     Rng(RngSpec),
     /// Byte channels with names.
@@ -54,6 +56,8 @@ pub struct BootSpec {
     pub source: BootSource,
     /// Kernel command line; `None` means the default of the architecture.
     pub cmdline: Option<String>,
+    /// What is added to the command line for the kernel to find its root file system.
+    pub root: Option<String>,
     /// A command for the guest's PID 1 to run; its exit code becomes the VM's. Needs a kernel bundle, whose PID 1
     /// knows how.
     pub command: Vec<String>,

@@ -30,6 +30,8 @@ pub(super) fn run(arch: HostArch, config: &VmConfig, log_level: LevelFilter) -> 
     if let Some(SerialInput::File(path)) = serial.input {
         files_in.push(path);
     }
+    let (disks, written) = disks(config);
+    files_in.extend(disks);
     // A file that is missing here is missed in there too, with the message that it would have here.
     files_in.retain(|path| path.exists());
     let mut files_out: Vec<PathBuf> = serial.serial_out_path.into_iter().collect();
@@ -53,6 +55,8 @@ pub(super) fn run(arch: HostArch, config: &VmConfig, log_level: LevelFilter) -> 
         }
     }
     files_out.extend(config.logger.as_ref().and_then(|logger| logger.log_path.clone()));
+
+    files_out.extend(written);
 
     let file = ConfigFile::write(config)?;
     files_in.push(file.0.clone());
@@ -81,6 +85,21 @@ pub(super) fn run(arch: HostArch, config: &VmConfig, log_level: LevelFilter) -> 
     });
     drop(raw);
     Ok(code?)
+}
+
+/// The files of all drives, and those of them that the guest may change.
+fn disks(config: &VmConfig) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let (mut all, mut written) = (Vec::new(), Vec::new());
+    for drive in &config.drives {
+        let paths: Vec<_> = drive.path_on_host.iter().chain(&drive.further_paths).cloned().collect();
+        match &drive.overlay {
+            Some(overlay) => written.push(overlay.clone()),
+            None if drive.is_read_only == Some(true) => {}
+            None => written.extend(paths.clone()),
+        }
+        all.extend(paths.into_iter().chain(drive.overlay.clone()));
+    }
+    (all, written)
 }
 
 /// The folder of the bundle for `arch`, as the VMM will look for it.

@@ -1,15 +1,14 @@
 //! Rules of devices: names, addresses, sizes and what must be there once. Pure, like all of `check`.
 use super::super::raw::{
-    Balloon, Drive, MemoryHotplug, Metrics, MmdsConfig, NetworkInterface, Pmem, RateLimiter, TokenBucket, VmConfig,
-    Vsock,
+    Balloon, MemoryHotplug, Metrics, MmdsConfig, NetworkInterface, Pmem, RateLimiter, TokenBucket, VmConfig, Vsock,
 };
-use super::super::spec::{DeviceSpec, RngSpec};
+use super::super::spec::{BucketSpec, DeviceSpec, LimitsSpec, RngSpec};
 use super::super::{
     error::ConfigError,
     shown::{join, quoted},
 };
 use super::path;
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
 /// The longest name of a device, in bytes.
 const MAX_ID: usize = 64;
@@ -21,10 +20,9 @@ const MAX_SOCKET: usize = 107;
 const SLOT_MIB: u64 = 128;
 const BLOCK_MIB: u64 = 2;
 
-/// Checks all device sections, in the order of the schema.
+/// Checks all device sections but the drives, in the order of the schema.
 pub(super) fn devices(config: &VmConfig) -> Result<Vec<DeviceSpec>, ConfigError> {
     let mut specs = Vec::new();
-    drives(&config.drives)?;
     pmem(&config.pmem)?;
     one_root(config)?;
     network(&config.network_interfaces)?;
@@ -42,64 +40,6 @@ pub(super) fn devices(config: &VmConfig) -> Result<Vec<DeviceSpec>, ConfigError>
     }
     config.metrics.as_ref().map_or(Ok(()), metrics)?;
     Ok(specs)
-}
-
-fn drives(drives: &[Drive]) -> Result<(), ConfigError> {
-    let mut ids = Names::default();
-    for (index, drive) in drives.iter().enumerate() {
-        let at = format!("drives[{index}]");
-        id(&join(&at, "drive_id"), &drive.drive_id)?;
-        ids.take(&at, "drive_id", &drive.drive_id, &drive.drive_id)?;
-        backend(&at, drive)?;
-        if let Some(uuid) = &drive.partuuid {
-            let at = join(&at, "partuuid");
-            if !drive.is_root_device {
-                let rule = "it finds the root file system, and this drive has is_root_device false";
-                let remedy = "Remove partuuid, or set is_root_device to true";
-                return Err(ConfigError::rule(at, quoted(uuid), rule, remedy));
-            }
-            if uuid.is_empty() || !uuid.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
-                let rule = "a partition id has hexadecimal digits and hyphens only";
-                let remedy = "Write it as `lsblk -o PARTUUID` shows it, for example \"0eaa91a0-01\"";
-                return Err(ConfigError::rule(at, quoted(uuid), rule, remedy));
-            }
-        }
-        rate_limiter(&join(&at, "rate_limiter"), drive.rate_limiter.as_ref())?;
-    }
-    Ok(())
-}
-
-/// A drive is either a file of ours or a vhost-user server's, which then decides on everything else.
-fn backend(at: &str, drive: &Drive) -> Result<(), ConfigError> {
-    let Some(socket) = &drive.socket else {
-        let Some(file) = &drive.path_on_host else {
-            return Err(ConfigError::MissingKey {
-                path: format!("{at}.path_on_host (or socket)"),
-                example: "\"path_on_host\": \"rootfs.ext4\"".to_owned(),
-            });
-        };
-        return path(&join(at, "path_on_host"), file).map(drop);
-    };
-    socket_path(&join(at, "socket"), socket)?;
-    let taken = [
-        (
-            "path_on_host",
-            drive.path_on_host.as_ref().map(|file| quoted(&file.to_string_lossy())),
-        ),
-        ("is_read_only", drive.is_read_only.map(|value| value.to_string())),
-        ("io_engine", drive.io_engine.map(|engine| format!("\"{engine:?}\""))),
-        ("rate_limiter", drive.rate_limiter.as_ref().map(|_| "set".to_owned())),
-        ("discard", drive.discard.map(|value| value.to_string())),
-    ];
-    match taken.into_iter().find_map(|(key, value)| Some((key, value?))) {
-        None => Ok(()),
-        Some((key, value)) => Err(ConfigError::rule(
-            join(at, key),
-            value,
-            "socket is set as well, and the server behind it decides this",
-            format!("Remove {key}, or remove socket"),
-        )),
-    }
 }
 
 fn pmem(devices: &[Pmem]) -> Result<(), ConfigError> {
@@ -317,14 +257,25 @@ fn metrics(metrics: &Metrics) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn rate_limiter(at: &str, limiter: Option<&RateLimiter>) -> Result<(), ConfigError> {
-    let Some(limiter) = limiter else { return Ok(()) };
+/// Checks limits; without any, nothing is limited.
+pub(super) fn rate_limiter(at: &str, limiter: Option<&RateLimiter>) -> Result<LimitsSpec, ConfigError> {
+    let Some(limiter) = limiter else {
+        return Ok(LimitsSpec::default());
+    };
     for (key, bucket) in [("bandwidth", &limiter.bandwidth), ("ops", &limiter.ops)] {
         if let Some(bucket) = bucket {
             token_bucket(&join(at, key), bucket)?;
         }
     }
-    Ok(())
+    let bucket = |bucket: &TokenBucket| BucketSpec {
+        size: bucket.size,
+        one_time_burst: bucket.one_time_burst.unwrap_or(0),
+        refill_time: Duration::from_millis(bucket.refill_time),
+    };
+    Ok(LimitsSpec {
+        bandwidth: limiter.bandwidth.as_ref().map(bucket),
+        ops: limiter.ops.as_ref().map(bucket),
+    })
 }
 
 /// A bucket counts in nanoseconds, so its refill time must fit in 64 bits of them.
@@ -342,7 +293,7 @@ pub(super) fn token_bucket(at: &str, bucket: &TokenBucket) -> Result<(), ConfigE
 }
 
 /// A name that is safe in messages, file names and URLs.
-fn id(at: &str, text: &str) -> Result<(), ConfigError> {
+pub(super) fn id(at: &str, text: &str) -> Result<(), ConfigError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if (1..=MAX_ID).contains(&text.len()) && text.chars().all(allowed) {
         return Ok(());

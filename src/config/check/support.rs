@@ -23,7 +23,7 @@ pub(super) fn refuse_missing(config: &VmConfig) -> Result<(), ConfigError> {
         .into_iter()
         .find_map(|gap| Some((gap.asked?, gap.path, gap.lack, gap.remedy)))
     {
-        None => Ok(()),
+        None => vhost_user(config),
         Some((value, path, lack, remedy)) => Err(ConfigError::Unsupported {
             path: path.to_owned(),
             value,
@@ -98,7 +98,7 @@ fn services(config: &VmConfig) -> [Gap; 3] {
     ]
 }
 
-fn devices(config: &VmConfig) -> [Gap; 7] {
+fn devices(config: &VmConfig) -> [Gap; 6] {
     let gap = |path, asked, lack, remedy| Gap {
         path,
         asked,
@@ -113,7 +113,6 @@ fn devices(config: &VmConfig) -> [Gap; 7] {
         .as_ref()
         .and_then(|entropy| entropy.rate_limiter.as_ref());
     [
-        gap("drives", not_empty(&config.drives), "has no block devices", boot),
         gap(
             "pmem",
             not_empty(&config.pmem),
@@ -141,6 +140,20 @@ fn devices(config: &VmConfig) -> [Gap; 7] {
             REMOVE,
         ),
     ]
+}
+
+/// A drive that a server of its own serves.
+fn vhost_user(config: &VmConfig) -> Result<(), ConfigError> {
+    let mut drives = config.drives.iter().enumerate();
+    let Some((index, socket)) = drives.find_map(|(index, drive)| Some((index, drive.socket.as_ref()?))) else {
+        return Ok(());
+    };
+    Err(ConfigError::Unsupported {
+        path: format!("drives[{index}].socket"),
+        value: quoted(&socket.to_string_lossy()),
+        lack: "does not speak vhost-user",
+        remedy: "Name a file by path_on_host instead".to_owned(),
+    })
 }
 
 fn set<T>(section: Option<&T>) -> Option<String> {

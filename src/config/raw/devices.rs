@@ -32,6 +32,20 @@ pub struct Drive {
     pub socket: Option<PathBuf>,
     /// Whether the guest may give blocks back; without it false.
     pub discard: Option<bool>,
+    /// coracle's own: whether requests go past the host's page cache; without it false.
+    pub direct_io: Option<bool>,
+    /// coracle's own: queues of the drive, each with a thread; without it 1.
+    #[schemars(range(min = 1, max = 64))]
+    pub num_queues: Option<u64>,
+    /// coracle's own: file that keeps what the guest writes, so that `path_on_host` stays as it is and many VMs can share
+    /// it; made if it does not exist.
+    pub overlay: Option<PathBuf>,
+    /// coracle's own: more files or block devices that make one drive with `path_on_host`, in this order.
+    #[serde(default)]
+    pub further_paths: Vec<PathBuf>,
+    /// coracle's own: KiB that go to each file in turn, a power of two from 4 on; without it the files follow each other.
+    #[schemars(range(min = 4, max = 1_048_576))]
+    pub stripe_kib: Option<u64>,
 }
 
 /// Whether a guest can flush a drive.

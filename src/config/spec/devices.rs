@@ -1,5 +1,52 @@
 //! Virtio devices that can be built. Data alone, like all of a spec.
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
+
+/// Limits on throughput and operations; an absent bucket limits nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LimitsSpec {
+    /// Tokens are bytes.
+    pub bandwidth: Option<BucketSpec>,
+    /// Tokens are operations.
+    pub ops: Option<BucketSpec>,
+}
+
+/// A token bucket. A size or refill time of 0 means no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BucketSpec {
+    /// Tokens that the bucket holds, and has at the start.
+    pub size: u64,
+    /// Extra tokens at the start.
+    pub one_time_burst: u64,
+    /// The time in which an empty bucket becomes full.
+    pub refill_time: Duration,
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockSpec {
+    /// Its name, and its serial number in the guest.
+    pub id: String,
+    /// The files or block devices that it is made of, at least one.
+    pub paths: Vec<PathBuf>,
+    /// Bytes that go to each of them in turn, a power of two; without it they follow each other.
+    pub stripe: Option<u64>,
+    /// The file that keeps what is written; then `paths` are only read.
+    pub overlay: Option<PathBuf>,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// Whether requests go past the host's page cache.
+    pub direct: bool,
+    /// Whether flushes reach the host's storage, and are offered.
+    pub writeback: bool,
+    /// Whether io_uring carries requests out.
+    pub uring: bool,
+    /// Queues, at least 1.
+    pub queues: u16,
+    /// Whether the guest may give blocks back.
+    pub discard: bool,
+    /// Limits on all queues together.
+    pub limits: LimitsSpec,
+}
 
 /// A source of random numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

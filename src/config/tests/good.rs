@@ -1,7 +1,7 @@
 //! Configs that are accepted, and the machines they describe.
 use super::super::{check, parse, raw, read, spec::*};
 use log::LevelFilter;
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// What a config with nothing but a kernel asks for.
 fn plain(kernel: &str) -> VmSpec {
@@ -12,6 +12,7 @@ fn plain(kernel: &str) -> VmSpec {
                 initrd: None,
             },
             cmdline: None,
+            root: None,
             command: Vec::new(),
             load: KernelLoad::Auto,
             protocol: Protocol::Auto,
@@ -256,6 +257,65 @@ fn all_keys_together_break_no_rule_of_their_own() {
     config.balloon = None;
     config.memory_hotplug = None;
     assert_eq!(check(&config).unwrap().vcpus, 4);
+}
+
+#[test]
+fn a_drive_says_how_it_is_served_and_the_root_device_is_the_first() {
+    let spec = with(
+        r#""drives": [
+          {"drive_id": "data", "is_root_device": false, "path_on_host": "a", "further_paths": ["b", "c"], "stripe_kib": 64,
+           "overlay": "o", "cache_type": "Writeback", "num_queues": 4, "direct_io": true},
+          {"drive_id": "rootfs", "is_root_device": true, "path_on_host": "r", "is_read_only": true, "io_engine": "Async",
+           "rate_limiter": {"bandwidth": {"size": 100, "one_time_burst": 7, "refill_time": 50}}}
+        ]"#,
+    );
+    let rootfs = BlockSpec {
+        id: "rootfs".to_owned(),
+        paths: vec!["r".into()],
+        stripe: None,
+        overlay: None,
+        read_only: true,
+        direct: false,
+        writeback: false,
+        uring: true,
+        queues: 1,
+        discard: false,
+        limits: LimitsSpec {
+            bandwidth: Some(BucketSpec {
+                size: 100,
+                one_time_burst: 7,
+                refill_time: Duration::from_millis(50),
+            }),
+            ops: None,
+        },
+    };
+    let data = BlockSpec {
+        id: "data".to_owned(),
+        paths: ["a", "b", "c"].map(PathBuf::from).to_vec(),
+        stripe: Some(65_536),
+        overlay: Some("o".into()),
+        read_only: false,
+        direct: true,
+        writeback: true,
+        uring: false,
+        queues: 4,
+        discard: false,
+        limits: LimitsSpec::default(),
+    };
+    assert_eq!(spec.devices, [rootfs, data].map(DeviceSpec::Block));
+    assert_eq!(spec.boot.root.as_deref(), Some("root=/dev/vda ro"));
+}
+
+#[test]
+fn the_root_device_is_found_as_firecracker_says_it() {
+    let root = |more: &str| {
+        let json = format!(r#""drives": [{{"drive_id": "a", "path_on_host": "f", {more}}}]"#);
+        with(&json).boot.root
+    };
+    assert_eq!(root(r#""is_root_device": false"#), None);
+    assert_eq!(root(r#""is_root_device": true"#).unwrap(), "root=/dev/vda rw");
+    let partition = r#""is_root_device": true, "is_read_only": true, "partuuid": "0eaa91a0-01""#;
+    assert_eq!(root(partition).unwrap(), "root=PARTUUID=0eaa91a0-01 ro");
 }
 
 #[test]

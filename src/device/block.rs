@@ -1,0 +1,105 @@
+//! Disks: their files, and how they are presented.
+use super::{Backend, DeviceError};
+use crate::{
+    board::{Board, BoardError},
+    config::spec::{BlockSpec, BucketSpec, LimitsSpec},
+};
+use coracle_devices::{
+    rate_limiter::{self, RateLimiter},
+    virtio::{
+        block::{self, Cache, Engine, Options},
+        disk::{
+            Disk, DiskError,
+            aggregate::{Aggregate, Layout},
+            overlay::Overlay,
+            raw::{Access, Raw},
+        },
+        io_thread::IoThread,
+    },
+};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+/// A disk whose files are open and locked.
+pub(super) struct Block {
+    disk: Arc<Disk>,
+    options: Options,
+    /// A slow disk delays nothing but itself, and each queue is served beside the others.
+    threads: Vec<Arc<IoThread>>,
+}
+
+impl Block {
+    pub(super) fn open(spec: &BlockSpec) -> Result<Self, DeviceError> {
+        let disk = open(spec).map_err(|source| DeviceError::Disk {
+            id: spec.id.clone(),
+            source,
+        })?;
+        let options = Options {
+            id: spec.id.clone(),
+            cache: if spec.writeback {
+                Cache::Writeback
+            } else {
+                Cache::Unsafe
+            },
+            engine: if spec.uring { Engine::Async } else { Engine::Sync },
+            queues: spec.queues,
+            discard: spec.discard,
+            limiter: limiter(&spec.limits),
+        };
+        let threads = (0..spec.queues)
+            .map(|queue| IoThread::spawn(&format!("blk{queue} {}", spec.id)).map(Arc::new))
+            .collect::<io::Result<_>>()
+            .map_err(BoardError::Event)?;
+        Ok(Self {
+            disk: Arc::new(disk),
+            options,
+            threads,
+        })
+    }
+}
+
+impl Backend for Block {
+    fn plug(&self, board: &mut Board<'_>) -> Result<(), DeviceError> {
+        let id = &self.options.id;
+        let device = block::Block::new(self.disk.clone(), self.options.clone())
+            .map_err(|source| DeviceError::Drive { id: id.clone(), source })?;
+        Ok(board.virtio(&format!("drive {id}"), device, self.threads.clone())?)
+    }
+}
+
+fn open(spec: &BlockSpec) -> Result<Disk, DiskError> {
+    let access = Access {
+        read_only: spec.read_only || spec.overlay.is_some(),
+        direct: spec.direct,
+    };
+    let opened = spec.paths.iter().map(|path| Raw::open(path, access));
+    let mut members = opened.collect::<Result<Vec<_>, _>>()?;
+    let disk = if members.len() > 1 {
+        let layout = spec.stripe.map_or(Layout::Concatenated, Layout::Striped);
+        Disk::Aggregate(Aggregate::new(members, layout)?)
+    } else {
+        // A spec has at least one path.
+        members
+            .pop()
+            .map(Disk::Raw)
+            .ok_or_else(|| DiskError::Empty(spec.id.clone().into()))?
+    };
+    match &spec.overlay {
+        None => Ok(disk),
+        Some(path) => Overlay::open(path, disk, spec.direct, spec.writeback).map(Disk::Overlay),
+    }
+}
+
+/// Limits for all workers of a device.
+fn limiter(spec: &LimitsSpec) -> Arc<Mutex<RateLimiter>> {
+    let bucket = |spec: BucketSpec| rate_limiter::BucketSpec {
+        size: spec.size,
+        one_time_burst: spec.one_time_burst,
+        refill_time: spec.refill_time,
+    };
+    let limiter = RateLimiter::new(spec.bandwidth.map(bucket), spec.ops.map(bucket), Instant::now());
+    Arc::new(Mutex::new(limiter))
+}
