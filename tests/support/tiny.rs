@@ -56,6 +56,7 @@ pub fn spec(folder: &Path, program: Program, output: SerialOutput) -> VmSpec {
         boot: BootSpec {
             source: BootSource::Files { kernel, initrd: None },
             cmdline: Some(String::new()),
+            root: None,
             command: vec![],
             load: KernelLoad::Auto,
             protocol: Protocol::Auto,
