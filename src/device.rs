@@ -12,6 +12,7 @@ use std::{io, path::PathBuf};
 mod block;
 mod ports;
 mod rng;
+mod vsock;
 
 /// Why a device could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,22 @@ pub enum DeviceError {
         /// Why not.
         source: io::Error,
     },
+    /// A place for a socket that is not free.
+    #[error("vsock.uds_path {} is {why}; choose another path, or remove what is there", path.display())]
+    SocketTaken {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        why: &'static str,
+    },
+    /// A socket cannot be made.
+    #[error("cannot listen on vsock.uds_path {}; give a path in a folder that can be written", path.display())]
+    Socket {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
 /// The host's side of a device.
@@ -72,6 +89,7 @@ pub(crate) fn open(specs: &[DeviceSpec]) -> Result<Vec<Box<dyn Backend>>, Device
                 DeviceSpec::Block(spec) => Box::new(block::Block::open(spec)?),
                 DeviceSpec::Rng(spec) => Box::new(rng::Rng::open(spec)),
                 DeviceSpec::Ports(spec) => Box::new(ports::Ports::open(spec)?),
+                DeviceSpec::Vsock(spec) => Box::new(vsock::Vsock::open(spec)?),
             })
         })
         .collect()

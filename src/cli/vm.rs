@@ -89,6 +89,9 @@ pub(crate) struct Run {
     /// console=hvc0, or for a kernel bundle without --cmdline]
     #[arg(long, value_enum, value_name = "DEVICE")]
     console: Option<ConsoleDevice>,
+    /// Sockets between host and guest: the guest's address (3 or more) and the Unix socket on the host
+    #[arg(long, value_name = "CID:PATH", value_parser = vsock)]
+    vsock: Option<raw::Vsock>,
     /// What a reboot of the guest does
     #[arg(long, value_enum, value_name = "WHAT")]
     on_reboot: Option<OnReboot>,
@@ -234,6 +237,9 @@ impl Run {
                 ConsoleDevice::Serial => raw::ConsoleDevice::Serial,
             });
         }
+        if self.vsock.is_some() {
+            raw.vsock.clone_from(&self.vsock);
+        }
         if let Some(choice) = self.on_reboot {
             raw.on_reboot = Some(match choice {
                 OnReboot::Restart => raw::OnReboot::Restart,
@@ -328,6 +334,18 @@ fn serial_output(text: &str) -> Result<raw::SerialOutput, String> {
         Some(("file", path)) if !path.is_empty() => Ok(raw::SerialOutput::File(path.into())),
         _ => Err(format!("{text:?} is none of stdout, none, pty, file=PATH")),
     }
+}
+
+fn vsock(text: &str) -> Result<raw::Vsock, String> {
+    let parts = text.split_once(':').filter(|(_, path)| !path.is_empty());
+    let (cid, path) = parts.ok_or_else(|| format!("{text:?} is no CID:PATH; write it as 3:v.sock"))?;
+    Ok(raw::Vsock {
+        guest_cid: cid
+            .parse()
+            .map_err(|_| format!("{cid:?} is no number; write it as 3:{path}"))?,
+        uds_path: path.into(),
+        vsock_id: None,
+    })
 }
 
 #[cfg(test)]

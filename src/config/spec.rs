@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 mod devices;
 
-pub use devices::{BlockSpec, BucketSpec, LimitsSpec, PortSpec, PortTarget, PortsSpec, RngSpec};
+pub use devices::{BlockSpec, BucketSpec, LimitsSpec, PortSpec, PortTarget, PortsSpec, RngSpec, VsockSpec};
 
 /// One microVM. Nothing has been opened or created yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub enum DeviceSpec {
     Rng(RngSpec),
     /// Byte channels with names.
     Ports(PortsSpec),
+    /// Sockets between host and guest.
+    Vsock(VsockSpec),
 }
 
 /// What to boot.

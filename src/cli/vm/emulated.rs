@@ -21,6 +21,13 @@ pub(super) fn run(arch: HostArch, config: &VmConfig, log_level: LevelFilter) -> 
              out, or run on KVM with --host kvm",
         ));
     }
+    if config.vsock.is_some() {
+        return Err(Failure::new(
+            exit::BAD_CONFIG,
+            "vsock.uds_path would be a socket in the emulated host, which cannot be reached from here; leave vsock out, run \
+             on KVM with --host kvm, or run this command and its clients in there by `coracle host exec`",
+        ));
+    }
     let mut files_in = Vec::new();
     let boot = &config.boot_source;
     files_in.extend(boot.kernel_image_path.iter().chain(&boot.initrd_path).cloned());

@@ -2,7 +2,7 @@
 use super::super::raw::{
     Balloon, MemoryHotplug, Metrics, MmdsConfig, NetworkInterface, Pmem, RateLimiter, TokenBucket, VmConfig, Vsock,
 };
-use super::super::spec::{BucketSpec, DeviceSpec, LimitsSpec, RngSpec};
+use super::super::spec::{BucketSpec, DeviceSpec, LimitsSpec, RngSpec, VsockSpec};
 use super::super::{
     error::ConfigError,
     shown::{join, quoted},
@@ -26,7 +26,7 @@ pub(super) fn devices(config: &VmConfig) -> Result<Vec<DeviceSpec>, ConfigError>
     pmem(&config.pmem)?;
     one_root(config)?;
     network(&config.network_interfaces)?;
-    config.vsock.as_ref().map_or(Ok(()), vsock)?;
+    specs.extend(config.vsock.as_ref().map(vsock).transpose()?);
     if let Some(entropy) = &config.entropy {
         rate_limiter("entropy.rate_limiter", entropy.rate_limiter.as_ref())?;
         specs.push(DeviceSpec::Rng(RngSpec {}));
@@ -133,16 +133,21 @@ fn mac(at: &str, text: &str) -> Result<(), ConfigError> {
     Err(ConfigError::rule(at, quoted(text), rule, remedy))
 }
 
-fn vsock(vsock: &Vsock) -> Result<(), ConfigError> {
-    if !(3..u64::from(u32::MAX)).contains(&vsock.guest_cid) {
+fn vsock(vsock: &Vsock) -> Result<DeviceSpec, ConfigError> {
+    let cid = u32::try_from(vsock.guest_cid).ok();
+    let Some(guest_cid) = cid.filter(|cid| (3..u32::MAX).contains(cid)) else {
         return Err(ConfigError::rule(
             "vsock.guest_cid",
             vsock.guest_cid.to_string(),
             format!("a guest's address is 3 to {}; 0 to 2 are the host's", u32::MAX - 1),
             "Set it to 3",
         ));
-    }
-    socket_path("vsock.uds_path", &vsock.uds_path)
+    };
+    socket_path("vsock.uds_path", &vsock.uds_path)?;
+    Ok(DeviceSpec::Vsock(VsockSpec {
+        guest_cid,
+        uds_path: vsock.uds_path.clone(),
+    }))
 }
 
 pub(super) fn socket_path(at: &str, socket: &std::path::Path) -> Result<(), ConfigError> {

@@ -98,7 +98,7 @@ fn services(config: &VmConfig) -> [Gap; 3] {
     ]
 }
 
-fn devices(config: &VmConfig) -> [Gap; 6] {
+fn devices(config: &VmConfig) -> [Gap; 5] {
     let gap = |path, asked, lack, remedy| Gap {
         path,
         asked,
@@ -125,7 +125,6 @@ fn devices(config: &VmConfig) -> [Gap; 6] {
             "has no network devices",
             REMOVE,
         ),
-        gap("vsock", set(config.vsock.as_ref()), "has no vsock device", REMOVE),
         gap(
             "entropy.rate_limiter",
             set(limiter),

@@ -80,3 +80,12 @@ pub enum PortTarget {
     /// A Unix socket that is made; one client at a time.
     Socket(PathBuf),
 }
+
+/// Sockets between host and guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VsockSpec {
+    /// The guest's address, 3 to 2^32 - 2.
+    pub guest_cid: u32,
+    /// The Unix socket for connections to the guest; those from the guest go to `<uds_path>_<port>`.
+    pub uds_path: PathBuf,
+}

@@ -99,6 +99,23 @@ fn a_config_as_firecracker_echoes_it_is_accepted() {
 }
 
 #[test]
+fn a_vsock_device_is_as_asked() {
+    let devices = |cid: u32| {
+        with(&format!(
+            r#""vsock": {{"guest_cid": {cid}, "uds_path": "v.sock", "vsock_id": "old"}}"#
+        ))
+        .devices
+    };
+    for guest_cid in [3, u32::MAX - 1] {
+        let uds_path = "v.sock".into();
+        assert_eq!(
+            devices(guest_cid),
+            [DeviceSpec::Vsock(VsockSpec { guest_cid, uds_path })]
+        );
+    }
+}
+
+#[test]
 fn limits_themselves_are_allowed() {
     let machine = |vcpus: u64, mib: u64| {
         let spec = with(&format!(
@@ -252,7 +269,6 @@ fn all_keys_together_break_no_rule_of_their_own() {
     config.drives.clear();
     config.pmem.clear();
     config.network_interfaces.clear();
-    config.vsock = None;
     config.entropy = None;
     config.balloon = None;
     config.memory_hotplug = None;
