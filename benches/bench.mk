@@ -4,12 +4,17 @@ BENCH_ARCHS ?= x86_64 aarch64
 BENCH ?=
 PROBE = -p coracle-measure --bin coracle-probe --profile guest --target $(ARCH)-unknown-linux-gnu
 
-.PHONY: bench bench-inputs bench-micro
+.PHONY: bench bench-io bench-all-inputs bench-inputs bench-micro
 
-bench: ## measure boots in the emulated host and starts on /dev/kvm, and compare
+bench: bench-all-inputs ## measure boots in the emulated host and starts on /dev/kvm, and compare
+	cargo bench --bench vm -- boot $(BENCH_ARCHS:%=--arch %) $(BENCH)
+
+bench-io: bench-all-inputs ## measure disks, networks, vsock and console of guests in the emulated host, and compare
+	cargo bench --bench vm -- io $(BENCH_ARCHS:%=--arch %) $(BENCH)
+
+bench-all-inputs:
 	cargo build --release --bin coracle
 	@for arch in $(BENCH_ARCHS); do $(MAKE) --no-print-directory bench-inputs ARCH=$$arch || exit; done
-	cargo bench --bench boot -- $(BENCH_ARCHS:%=--arch %) $(BENCH)
 
 bench-inputs: guest # VMM, guest, probe and kernel bundle for ARCH
 ifeq ($(ARCH),$(HOST))

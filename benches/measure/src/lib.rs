@@ -1,9 +1,11 @@
-//! What the boot benchmarks and the probe say to each other, and what the probe reads out of the kernel's text files.
+//! What the benchmarks of whole VMs and the probe say to each other, and what the probe reads out of the kernel's text
+//! files.
 //!
 //! Pure data and parsing, on any thread. The probe itself is the program of this package; it does all the I/O.
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub mod io;
 pub mod report;
 pub mod smaps;
 pub mod trace;

@@ -32,6 +32,21 @@ pub struct Kernel {
     pub sha256: Option<String>,
 }
 
+impl Kernel {
+    /// An error unless it is the same image.
+    pub(crate) fn must_be(&self, was: &Self) -> Result<(), String> {
+        if self == was {
+            return Ok(());
+        }
+        let version = |kernel: &Self| kernel.version.clone().unwrap_or_default();
+        Err(format!(
+            "the guest's kernel was {} and is {}: not the same image",
+            version(was),
+            version(self)
+        ))
+    }
+}
+
 /// One kind of boot. Times in virtual ms, memory in KiB; each the mean of the runs that found warm caches.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
@@ -156,8 +171,8 @@ fn mean(figures: impl Iterator<Item = f64>) -> f64 {
 /// A figure that is not what it was.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// Of which boot.
-    pub boot: String,
+    /// Of which boot or step.
+    pub subject: String,
     /// What it is and its unit.
     pub figure: &'static str,
     /// Before.
@@ -167,6 +182,16 @@ pub struct Change {
 }
 
 impl Change {
+    /// A change, if it is one.
+    pub(crate) fn above_threshold(subject: &str, figure: &'static str, was: f64, is: f64) -> Option<Self> {
+        ((is - was).abs() > was * THRESHOLD_PERCENT / 100.0).then(|| Self {
+            subject: subject.to_string(),
+            figure,
+            was,
+            is,
+        })
+    }
+
     /// By how much, of what it was.
     pub fn percent(&self) -> f64 {
         (self.is - self.was) / self.was * 100.0
@@ -183,23 +208,13 @@ pub fn compare(was: &Report, is: &Report) -> Result<Vec<Change>, String> {
     if was.format != is.format {
         return Err(format!("format {} was written, {} is known", was.format, is.format));
     }
-    if was.kernel != is.kernel {
-        let version = |kernel: &Kernel| kernel.version.clone().unwrap_or_default();
-        return Err(format!(
-            "the guest's kernel was {} and is {}: not the same image",
-            version(&was.kernel),
-            version(&is.kernel)
-        ));
-    }
+    is.kernel.must_be(&was.kernel)?;
     let mut changes = Vec::new();
     for (boot, figures) in &is.boots {
         let Some(before) = was.boots.get(boot) else { continue };
         for ((figure, is), (_, was)) in figures.compared().into_iter().zip(before.compared()) {
             if let (Some(is), Some(was)) = (is, was) {
-                let (boot, change) = (boot.clone(), (is - was).abs());
-                if change > was * THRESHOLD_PERCENT / 100.0 {
-                    changes.push(Change { boot, figure, was, is });
-                }
+                changes.extend(Change::above_threshold(boot, figure, was, is));
             }
         }
     }

@@ -1,21 +1,12 @@
 //! Which boots are measured, and with what. Writes what the probe reads, starts nothing.
-use crate::Outcome;
-use coracle::{bundle::cpio::Archive, host::HostArch};
+use crate::{
+    Outcome,
+    emulated::{MEMORY_MIB, PLAIN, THERE},
+};
+use coracle::bundle::cpio::Archive;
 use coracle_measure::{Boot, MARKER};
 use serde_json::json;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
-
-/// Where everything lies in the emulated host.
-pub(crate) const THERE: &str = "/bench";
-
-/// Guest memory of every boot.
-pub(crate) const MEMORY_MIB: u64 = 256;
-
-/// The command line that every VMM can be measured with: no option in it is made for one.
-const PLAIN: &str = "console=ttyS0 reboot=k panic=-1 nokaslr";
+use std::{fs, path::Path};
 
 /// What PID 1 of a bundle says when it is ready for work.
 const READY: &str = "coracle-guest: ready after";
@@ -124,40 +115,4 @@ pub(crate) fn initramfs(probe: &Path) -> Outcome<Vec<u8>> {
     archive.file("padding", 0o644, vec![0; INITRAMFS_BYTES.saturating_sub(program.len())])?;
     archive.file("init", 0o755, program)?;
     Ok(archive.to_bytes())
-}
-
-/// The programs and files of one architecture, as `make bench` builds them.
-#[derive(Debug)]
-pub(crate) struct Inputs {
-    pub(crate) coracle: PathBuf,
-    pub(crate) probe: PathBuf,
-    pub(crate) bundle: PathBuf,
-}
-
-impl Inputs {
-    /// Finds them, or says which one is missing.
-    pub(crate) fn find(arch: HostArch) -> Outcome<Self> {
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
-        let triple = format!("{arch}-unknown-linux-gnu");
-        let built = if arch.is_native() {
-            target.clone()
-        } else {
-            target.join("cross")
-        };
-        let inputs = Self {
-            coracle: if arch.is_native() {
-                env!("CARGO_BIN_EXE_coracle").into()
-            } else {
-                built.join(&triple).join("release/coracle")
-            },
-            probe: built.join(&triple).join("guest/coracle-probe"),
-            bundle: target.join("bundle").join(arch.name()),
-        };
-        for file in [&inputs.coracle, &inputs.probe, &inputs.bundle.join("manifest.json")] {
-            if !file.is_file() {
-                return Err(format!("there is no {}: `make bench` makes it", file.display()).into());
-            }
-        }
-        Ok(inputs)
-    }
 }

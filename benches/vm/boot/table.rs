@@ -1,6 +1,6 @@
 //! Tables for people. Writes to standard output alone.
-use crate::native::Native;
-use coracle_measure::report::{Change, Figures, Report, THRESHOLD_PERCENT};
+use super::native::Native;
+use coracle_measure::report::{Figures, Report};
 
 /// What a boot's name stands for.
 const MEANINGS: &[(&str, &str)] = &[
@@ -63,23 +63,4 @@ pub(crate) fn print_native(native: &Native) {
         "\nnatively, exec to the guest's first byte, wall ms: median {:.2} of {} (min {:.2}, max {:.2}); KVM: {}",
         native.median_ms, native.runs, native.min_ms, native.max_ms, native.kvm
     );
-}
-
-pub(crate) fn print_changes(arch: &str, changes: &[Change]) {
-    if changes.is_empty() {
-        println!("\n{arch}: nothing differs from the committed figures by more than {THRESHOLD_PERCENT} %");
-        return;
-    }
-    println!("\n{arch}: differences of more than {THRESHOLD_PERCENT} % from the committed figures");
-    for change in changes {
-        println!(
-            "{:<7} {:<9} {:<36} {:>10.2} -> {:>10.2} {:>+8.2} %",
-            if change.is_worse() { "worse" } else { "better" },
-            change.boot,
-            change.figure,
-            change.was,
-            change.is,
-            change.percent()
-        );
-    }
 }

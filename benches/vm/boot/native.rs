@@ -2,7 +2,10 @@
 //!
 //! The guest is the bundle's kernel with its first instructions replaced: they write one byte to the serial port and
 //! halt. So everything up to the first `KVM_RUN` is that of a real boot, no tracer is in the way, and any KVM will do.
-use crate::{Outcome, plan::Inputs};
+use crate::{
+    Outcome,
+    emulated::{Inputs, MEMORY_MIB},
+};
 use coracle::host::{HostArch, kvm_kind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -46,7 +49,7 @@ pub(crate) fn measure(folder: &Path) -> Outcome<Native> {
     let text = json!({
         // By its 64-bit entry: that is the one that was replaced.
         "boot-source": { "kernel_image_path": kernel, "initrd_path": inputs.bundle.join("initramfs"), "protocol": "linux64" },
-        "machine-config": { "vcpu_count": 1, "mem_size_mib": crate::plan::MEMORY_MIB },
+        "machine-config": { "vcpu_count": 1, "mem_size_mib": MEMORY_MIB },
     });
     fs::write(&config, serde_json::to_vec(&text)?)?;
     // The first one finds cold caches.
