@@ -10,6 +10,7 @@ use coracle_devices::virtio::disk::DiskError;
 use std::{io, path::PathBuf};
 
 mod block;
+pub mod net;
 mod ports;
 mod rng;
 mod vsock;
@@ -47,6 +48,14 @@ pub enum DeviceError {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// A network card.
+    #[error("cannot connect the network card {name}")]
+    Net {
+        /// The card.
+        name: String,
+        /// Why not.
+        source: net::NetError,
     },
     /// The system refused a descriptor.
     #[error("cannot make {name}; raise the limit on open files")]
@@ -90,6 +99,7 @@ pub(crate) fn open(specs: &[DeviceSpec]) -> Result<Vec<Box<dyn Backend>>, Device
                 DeviceSpec::Rng(spec) => Box::new(rng::Rng::open(spec)),
                 DeviceSpec::Ports(spec) => Box::new(ports::Ports::open(spec)?),
                 DeviceSpec::Vsock(spec) => Box::new(vsock::Vsock::open(spec)?),
+                DeviceSpec::Net(spec) => Box::new(net::Net::open(spec)?),
             })
         })
         .collect()

@@ -28,6 +28,7 @@ use std::{
 
 mod drive;
 mod emulated;
+mod network;
 
 /// The verbs of `coracle vm`.
 #[derive(Debug, Subcommand)]
@@ -82,6 +83,14 @@ pub(crate) struct Run {
     /// async, queues=N, overlay=FILE, id=NAME. Can be given several times; the drives come after the config's
     #[arg(long, value_name = "FILE[,OPTION]...", value_parser = drive::parse)]
     drive: Vec<raw::Drive>,
+    /// Network card over a TAP interface: NAME[,mac=MAC][,mtu=BYTES][,queues=N]; may be repeated
+    #[arg(long, value_name = "TAP", value_parser = network::tap)]
+    tap: Vec<raw::NetworkInterface>,
+    /// Network card over a user-mode network or a socket to another VM:
+    /// passt[,tcp=PORT:GUESTPORT][,udp=PORT:GUESTPORT] or socket=PATH[,listen], with mac= and mtu= as for --tap; may be
+    /// repeated
+    #[arg(long, value_name = "NET", value_parser = network::net)]
+    net: Vec<raw::NetworkInterface>,
     /// Where the serial port leads: stdout, none, pty or file=PATH
     #[arg(long, value_name = "WHERE", value_parser = serial_output)]
     serial: Option<raw::SerialOutput>,
@@ -240,6 +249,7 @@ impl Run {
         if self.vsock.is_some() {
             raw.vsock.clone_from(&self.vsock);
         }
+        network::add(raw, self.tap.iter().chain(&self.net));
         if let Some(choice) = self.on_reboot {
             raw.on_reboot = Some(match choice {
                 OnReboot::Restart => raw::OnReboot::Restart,

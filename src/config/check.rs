@@ -13,6 +13,7 @@ mod console;
 mod cpu;
 mod devices;
 mod drives;
+mod network;
 mod support;
 
 /// The most vCPUs that make sense; KVM's limit is lower.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 mod cpu;
 mod devices;
+mod network;
 
 pub use cpu::{
     ArmRegisterModifier, CpuConfig, CpuidModifier, CpuidRegister, CpuidRegisterModifier, CustomCpu, MsrModifier,
@@ -16,8 +17,9 @@ pub use cpu::{
 };
 pub use devices::{
     Balloon, CacheType, Console, ConsoleDevice, ConsolePort, ConsoleTarget, Drive, Entropy, IoEngine, MemoryHotplug,
-    Metrics, MmdsConfig, MmdsVersion, NetworkInterface, Pmem, RateLimiter, TokenBucket, Vsock,
+    Metrics, MmdsConfig, MmdsVersion, Pmem, RateLimiter, TokenBucket, Vsock,
 };
+pub use network::{NetSocket, NetworkInterface, Passt};
 
 /// A microVM: what it boots, how large it is and which devices it has.
 ///

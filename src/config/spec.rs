@@ -2,8 +2,10 @@
 use std::path::PathBuf;
 
 mod devices;
+mod network;
 
 pub use devices::{BlockSpec, BucketSpec, LimitsSpec, PortSpec, PortTarget, PortsSpec, RngSpec, VsockSpec};
+pub use network::{Forward, NetBackend, NetSpec};
 
 /// One microVM. Nothing has been opened or created yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub enum DeviceSpec {
     Ports(PortsSpec),
     /// Sockets between host and guest.
     Vsock(VsockSpec),
+    /// A network card.
+    Net(NetSpec),
 }
 
 /// What to boot.

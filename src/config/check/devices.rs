@@ -7,13 +7,11 @@ use super::super::{
     error::ConfigError,
     shown::{join, quoted},
 };
-use super::path;
+use super::{network, path};
 use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
 /// The longest name of a device, in bytes.
 const MAX_ID: usize = 64;
-/// The longest name of a network interface on Linux, in bytes.
-const MAX_IFACE: usize = 15;
 /// The longest path of a Unix socket on Linux, in bytes.
 const MAX_SOCKET: usize = 107;
 /// Sizes in MiB that a memory-hotplug device has unless told otherwise; also the smallest.
@@ -25,7 +23,7 @@ pub(super) fn devices(config: &VmConfig) -> Result<Vec<DeviceSpec>, ConfigError>
     let mut specs = Vec::new();
     pmem(&config.pmem)?;
     one_root(config)?;
-    network(&config.network_interfaces)?;
+    specs.extend(network::network(&config.network_interfaces)?);
     specs.extend(config.vsock.as_ref().map(vsock).transpose()?);
     if let Some(entropy) = &config.entropy {
         rate_limiter("entropy.rate_limiter", entropy.rate_limiter.as_ref())?;
@@ -70,67 +68,6 @@ fn one_root(config: &VmConfig) -> Result<(), ConfigError> {
         )),
         _ => Ok(()),
     }
-}
-
-fn network(interfaces: &[NetworkInterface]) -> Result<(), ConfigError> {
-    let (mut ids, mut taps, mut macs) = (Names::default(), Names::default(), Names::default());
-    for (index, interface) in interfaces.iter().enumerate() {
-        let at = format!("network-interfaces[{index}]");
-        id(&join(&at, "iface_id"), &interface.iface_id)?;
-        ids.take(&at, "iface_id", &interface.iface_id, &interface.iface_id)?;
-        tap_name(&join(&at, "host_dev_name"), &interface.host_dev_name)?;
-        taps.take(&at, "host_dev_name", &interface.host_dev_name, &interface.host_dev_name)?;
-        if let Some(text) = &interface.guest_mac {
-            mac(&join(&at, "guest_mac"), text)?;
-            macs.take(&at, "guest_mac", &text.to_ascii_lowercase(), text)?;
-        }
-        if let Some(mtu) = interface.mtu.filter(|mtu| !(68..=65535).contains(mtu)) {
-            return Err(ConfigError::rule(
-                join(&at, "mtu"),
-                mtu.to_string(),
-                "an MTU is 68 to 65535 bytes",
-                "Set it to the MTU of the host's interface, for example 1500",
-            ));
-        }
-        rate_limiter(&join(&at, "rx_rate_limiter"), interface.rx_rate_limiter.as_ref())?;
-        rate_limiter(&join(&at, "tx_rate_limiter"), interface.tx_rate_limiter.as_ref())?;
-    }
-    Ok(())
-}
-
-/// What the kernel takes as the name of an interface.
-fn tap_name(at: &str, name: &str) -> Result<(), ConfigError> {
-    let allowed = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':' | '%');
-    if (1..=MAX_IFACE).contains(&name.len()) && name != "." && name != ".." && name.chars().all(allowed) {
-        return Ok(());
-    }
-    Err(ConfigError::rule(
-        at,
-        quoted(name),
-        format!("a network interface of Linux has a name of 1 to {MAX_IFACE} bytes without spaces, /, : and %"),
-        "Name a TAP interface of the host, for example \"tap0\"",
-    ))
-}
-
-fn mac(at: &str, text: &str) -> Result<(), ConfigError> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let is_pair = |part: &&str| part.len() == 2 && part.chars().all(|c| c.is_ascii_hexdigit());
-    let bytes: Vec<u8> = parts
-        .iter()
-        .filter(|part| is_pair(part))
-        .filter_map(|part| u8::from_str_radix(part, 16).ok())
-        .collect();
-    let rule = if parts.len() != 6 || bytes.len() != 6 {
-        "a MAC address is six pairs of hexadecimal digits with colons between"
-    } else if bytes.first().is_some_and(|first| first & 1 == 1) {
-        "a MAC address with an odd first byte stands for a group, not for a device"
-    } else if bytes.iter().all(|byte| *byte == 0) {
-        "the MAC address of zeros stands for none"
-    } else {
-        return Ok(());
-    };
-    let remedy = "Write it like \"06:00:ac:10:00:02\", or remove the key and let the guest choose";
-    Err(ConfigError::rule(at, quoted(text), rule, remedy))
 }
 
 fn vsock(vsock: &Vsock) -> Result<DeviceSpec, ConfigError> {

@@ -98,7 +98,7 @@ fn services(config: &VmConfig) -> [Gap; 3] {
     ]
 }
 
-fn devices(config: &VmConfig) -> [Gap; 5] {
+fn devices(config: &VmConfig) -> [Gap; 6] {
     let gap = |path, asked, lack, remedy| Gap {
         path,
         asked,
@@ -120,9 +120,15 @@ fn devices(config: &VmConfig) -> [Gap; 5] {
             boot,
         ),
         gap(
-            "network-interfaces",
-            not_empty(network),
-            "has no network devices",
+            "network-interfaces.rx_rate_limiter",
+            network.iter().find_map(|card| set(card.rx_rate_limiter.as_ref())),
+            "does not limit packets",
+            REMOVE,
+        ),
+        gap(
+            "network-interfaces.tx_rate_limiter",
+            network.iter().find_map(|card| set(card.tx_rate_limiter.as_ref())),
+            "does not limit packets",
             REMOVE,
         ),
         gap(

@@ -86,28 +86,6 @@ pub struct Pmem {
     pub rate_limiter: Option<RateLimiter>,
 }
 
-/// A network device over a TAP interface of the host.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkInterface {
-    /// Name of the device, its own among the network devices.
-    #[schemars(example = &"eth0")]
-    pub iface_id: String,
-    /// TAP interface on the host, 1 to 15 bytes.
-    #[schemars(example = &"tap0")]
-    pub host_dev_name: String,
-    /// MAC address that the guest sees; without it the guest chooses.
-    #[schemars(example = &"06:00:ac:10:00:02")]
-    pub guest_mac: Option<String>,
-    /// Largest packet in bytes that the guest is told.
-    #[schemars(example = 1500, range(min = 68, max = 65535))]
-    pub mtu: Option<u64>,
-    /// Limits on what the guest receives.
-    pub rx_rate_limiter: Option<RateLimiter>,
-    /// Limits on what the guest sends.
-    pub tx_rate_limiter: Option<RateLimiter>,
-}
-
 /// Limits on throughput and operations.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -255,6 +255,56 @@ fn a_logger_says_all_it_can() {
 }
 
 #[test]
+fn network_cards_are_connected_as_told() {
+    let cards = with(
+        r#""network-interfaces": [
+            {"iface_id": "a", "host_dev_name": "tap0", "guest_mac": "06:00:AC:10:00:02", "mtu": 68, "queue_pairs": 2},
+            {"iface_id": "b", "passt": {"tcp": ["80", "::1/22:2222"], "udp": ["53:5353"]}, "offloads": false},
+            {"iface_id": "c", "socket": {"path": "s"}}]"#,
+    )
+    .devices;
+    let card = |id: &str, backend| NetSpec {
+        id: id.into(),
+        backend,
+        mac: None,
+        mtu: None,
+        queue_pairs: 1,
+        offloads: true,
+    };
+    let forward = |address: Option<&str>, host, guest| Forward {
+        address: address.map(|text| text.parse().unwrap()),
+        host,
+        guest,
+    };
+    let expected = [
+        NetSpec {
+            mac: Some([6, 0, 0xac, 0x10, 0, 2]),
+            mtu: Some(68),
+            queue_pairs: 2,
+            ..card("a", NetBackend::Tap("tap0".into()))
+        },
+        NetSpec {
+            offloads: false,
+            ..card(
+                "b",
+                NetBackend::Passt {
+                    tcp: vec![forward(None, 80, 80), forward(Some("::1"), 22, 2222)],
+                    udp: vec![forward(None, 53, 5353)],
+                },
+            )
+        },
+        card(
+            "c",
+            NetBackend::Socket {
+                path: "s".into(),
+                listen: false,
+            },
+        ),
+    ];
+    assert_eq!(cards, expected.map(DeviceSpec::Net));
+}
+
+#[test]
 fn all_keys_together_break_no_rule_of_their_own() {
     // Only what coracle cannot do yet remains, so every rule before was kept.
     let mut config = read(super::EVERYTHING).unwrap();
