@@ -5,7 +5,10 @@ use crate::{
     config::spec::{NetBackend, NetSpec},
 };
 use coracle_devices::virtio::net::{self, NetSettings, link::Link, port::Port, tap::Tap, tap::TapError};
-use std::sync::Arc;
+use std::{io, path::PathBuf, sync::Arc};
+
+mod passt;
+mod peer;
 
 /// Why a card could not be connected.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +16,25 @@ pub enum NetError {
     /// The TAP interface.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The user-mode network cannot be started.
+    #[error(
+        "cannot start passt, which makes the user-mode network; install it (Debian's package passt), or use a TAP interface"
+    )]
+    Passt(#[source] io::Error),
+    /// Somebody listens at the socket already.
+    #[error("another VM listens at {} already; connect to it, or give this one another path", .0.display())]
+    Taken(PathBuf),
+    /// The socket cannot be made.
+    #[error("cannot listen at {}; check that the folder is there and can be written", path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A thread or a descriptor.
+    #[error("cannot make what connects the card; raise the limits on threads and open files")]
+    Resource(#[from] io::Error),
 }
 
 /// The host's side of a card.
@@ -21,19 +43,23 @@ pub(super) struct Net {
     settings: NetSettings,
     ports: Vec<Port>,
     link: Link,
+    /// What keeps the other end there.
+    _keeper: Option<Keeper>,
+}
+
+/// Keeps a socket connected until it is dropped.
+enum Keeper {
+    Passt { _running: passt::Passt },
+    Peer { _meeting: peer::Peer },
 }
 
 impl Net {
     pub(super) fn open(spec: &NetSpec) -> Result<Self, DeviceError> {
-        let fail = |source| DeviceError::Net {
+        let link = Link::default();
+        let (ports, keeper) = connect(spec, &link).map_err(|source| DeviceError::Net {
             name: spec.id.clone(),
             source,
-        };
-        let link = Link::default();
-        let ports = match &spec.backend {
-            NetBackend::Tap(name) => tap(name, spec.queue_pairs).map_err(fail)?,
-            NetBackend::Passt { .. } | NetBackend::Socket { .. } => todo!(),
-        };
+        })?;
         Ok(Self {
             id: spec.id.clone(),
             settings: NetSettings {
@@ -43,13 +69,26 @@ impl Net {
             },
             ports,
             link,
+            _keeper: keeper,
         })
     }
 }
 
-fn tap(name: &str, queues: u16) -> Result<Vec<Port>, NetError> {
-    let taps = Tap::open(name, queues)?;
-    Ok(taps.into_iter().map(|tap| Port::Tap(Arc::new(tap))).collect())
+fn connect(spec: &NetSpec, link: &Link) -> Result<(Vec<Port>, Option<Keeper>), NetError> {
+    Ok(match &spec.backend {
+        NetBackend::Tap(name) => {
+            let taps = Tap::open(name, spec.queue_pairs)?;
+            (taps.into_iter().map(|tap| Port::Tap(Arc::new(tap))).collect(), None)
+        }
+        NetBackend::Passt { tcp, udp } => {
+            let (wire, running) = passt::Passt::start(&spec.id, (tcp, udp), spec.mtu, link)?;
+            (vec![Port::Wire(wire)], Some(Keeper::Passt { _running: running }))
+        }
+        NetBackend::Socket { path, listen } => {
+            let (wire, meeting) = peer::Peer::open(&spec.id, path, *listen, link)?;
+            (vec![Port::Wire(wire)], Some(Keeper::Peer { _meeting: meeting }))
+        }
+    })
 }
 
 impl Backend for Net {

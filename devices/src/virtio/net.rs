@@ -124,6 +124,8 @@ pub struct Net {
     sizes: Vec<u16>,
     config: Arc<ConfigSpace>,
     shared: Arc<Shared>,
+    /// Whether the next start is that of a new driver.
+    fresh: bool,
     /// Rings that the driver has enabled and that nobody serves.
     idle: Vec<Ring>,
 }
@@ -153,6 +155,7 @@ impl Net {
             config,
             shared: Arc::new(Shared::new(settings.mac, link.clone())),
             settings,
+            fresh: true,
             idle: Vec::new(),
         }
     }
@@ -201,7 +204,7 @@ impl VirtioDevice for Net {
     }
 
     fn start(&mut self, mut setup: Setup) -> io::Result<Vec<NetWorker>> {
-        if !setup.rings.iter().any(Ring::is_resumed) {
+        if std::mem::take(&mut self.fresh) {
             self.forget(&setup);
         }
         // §5.1.2: without MQ there is one pair, and the control queue follows it.
@@ -256,6 +259,10 @@ impl VirtioDevice for Net {
             }
         }
         rings
+    }
+
+    fn reset(&mut self) {
+        self.fresh = true;
     }
 }
 

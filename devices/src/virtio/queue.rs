@@ -212,11 +212,6 @@ impl Ring {
             .map_err(|_| RingError::Table("used ring"))
     }
 
-    /// Whether this queue has run before: since the driver started, it was stopped for a pause.
-    pub fn is_resumed(&self) -> bool {
-        self.queue.next_available != 0 || self.queue.next_used != 0
-    }
-
     /// Whether the driver has made a chain available that was not popped yet.
     pub fn has_available(&self) -> Result<bool, RingError> {
         Ok(self.available_index(Ordering::Acquire)? != self.queue.next_available)

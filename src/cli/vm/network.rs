@@ -66,7 +66,8 @@ fn options(mut card: NetworkInterface, text: Option<&str>) -> Result<NetworkInte
 pub(super) fn add<'a>(config: &mut VmConfig, cards: impl Iterator<Item = &'a NetworkInterface>) {
     let all = &mut config.network_interfaces;
     for card in cards {
-        let name = (all.len()..)
+        // One of so many is free.
+        let name = (all.len()..=2 * all.len())
             .map(|index| format!("eth{index}"))
             .find(|name| all.iter().all(|other| other.iface_id != *name))
             .unwrap_or_default();

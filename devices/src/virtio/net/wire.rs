@@ -29,13 +29,14 @@ pub enum Framing {
     Stream,
 }
 
-/// Called on the worker's thread when the other end is gone.
-pub type OnLost = Box<dyn Fn() + Send + Sync>;
+/// Called with whether there is something at the other end, when that changes; under the wire's lock, so that the last
+/// word is true.
+pub type OnCarrier = Box<dyn Fn(bool) + Send + Sync>;
 
 /// A cable with sockets at its other end.
 pub struct Wire {
     framing: Framing,
-    on_lost: OnLost,
+    on_carrier: OnCarrier,
     state: Mutex<State>,
     /// Whether a socket waits to be taken.
     offered: AtomicBool,
@@ -61,10 +62,10 @@ impl State {
 
 impl Wire {
     /// A cable with nothing at its other end.
-    pub fn new(framing: Framing, on_lost: OnLost) -> Self {
+    pub fn new(framing: Framing, on_carrier: OnCarrier) -> Self {
         Self {
             framing,
-            on_lost,
+            on_carrier,
             state: Mutex::default(),
             offered: AtomicBool::new(false),
         }
@@ -86,6 +87,7 @@ impl Wire {
         let mut state = self.lock();
         state.next = Some(socket);
         self.offered.store(true, Ordering::Release);
+        (self.on_carrier)(true);
         if let Some(wake) = &state.wake {
             // A full counter wakes as well.
             let _ = wake.write(1);
@@ -139,8 +141,9 @@ impl Wire {
         };
         if result.as_ref().is_err_and(is_lost) {
             state.lost = true;
-            drop(state);
-            (self.on_lost)();
+            if state.next.is_none() {
+                (self.on_carrier)(false);
+            }
         }
         result
     }
