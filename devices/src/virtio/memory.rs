@@ -95,9 +95,9 @@ impl Buffers {
         self.len += other.len;
     }
 
-    /// Bytes that one system call can transfer: those of the first parts, if there are very many.
+    /// Bytes that [`Buffers::receive_before`] can read: those of the first parts, if there are very many.
     pub fn reach(&self) -> usize {
-        match self.iovecs().get(..MAX_IOVECS as usize) {
+        match self.iovecs().get(..MAX_IOVECS as usize - 1) {
             Some(parts) => parts.iter().map(|part| part.iov_len).sum(),
             None => self.len,
         }
@@ -323,7 +323,7 @@ impl Buffers {
         Ok(n)
     }
 
-    /// One `readv` of `len` bytes, of which there is room, and then of `suffix`; consumes what was read of the former, and
+    /// One `readv` of `len` bytes, for which there is room, and then of `suffix`; consumes what was read of the former, and
     /// gives the bytes of both.
     pub fn receive_before(&mut self, suffix: &mut [u8], len: usize, file: BorrowedFd<'_>) -> io::Result<usize> {
         let mut parts = Vec::with_capacity(8);

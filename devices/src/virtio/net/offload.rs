@@ -36,8 +36,6 @@ pub(super) fn known() -> u64 {
 pub(super) struct Limits {
     /// Bytes of the largest packet that the driver can get, with its header.
     pub(super) receive: usize,
-    /// The same without a VLAN tag, for which drivers need not have room.
-    pub(super) smallest: usize,
     /// Whether a packet may take several chains.
     pub(super) mergeable: bool,
 }
@@ -54,7 +52,6 @@ impl Limits {
         };
         Self {
             receive: HEADER + frame,
-            smallest: HEADER + frame - 4,
             mergeable: features & 1 << feature::MRG_RXBUF != 0,
         }
     }

@@ -1,12 +1,13 @@
 //! The other end of a card's cable. Clones are the same port. Nothing here blocks.
 use super::{
     super::memory::Buffers,
+    HEADER, MAX_FRAME,
     tap::Tap,
     wire::{Framing, Wire},
 };
 use std::{
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
     sync::Arc,
 };
 use vmm_sys_util::eventfd::EventFd;
@@ -43,14 +44,6 @@ impl Port {
         matches!(self, Self::Wire(wire) if wire.framing() == Framing::Messages)
     }
 
-    /// Whether a packet may have been cut to the room that it found.
-    pub(super) fn cuts(&self) -> bool {
-        match self {
-            Self::Tap(_) => true,
-            Self::Wire(wire) => wire.framing() == Framing::Messages,
-        }
-    }
-
     /// The descriptor to watch, if there is an other end.
     pub(super) fn fd(&self) -> Option<RawFd> {
         match self {
@@ -85,7 +78,7 @@ impl Port {
     /// `WouldBlock` if there is none; others if the port is not usable now.
     pub(super) fn receive(&self, room: &mut Buffers) -> io::Result<Option<usize>> {
         match self {
-            Self::Tap(tap) => room.receive_from(tap.fd()).map(Some),
+            Self::Tap(tap) => receive_message(tap.fd(), room),
             Self::Wire(wire) => wire.receive(room),
         }
     }
@@ -139,4 +132,15 @@ impl Port {
             Self::Wire(_) => Ok(()),
         }
     }
+}
+
+/// Receives a frame that comes as one message. The kernel cuts what does not fit and does not say so, but a byte of our own
+/// behind the room tells.
+pub(super) fn receive_message(from: BorrowedFd<'_>, room: &mut Buffers) -> io::Result<Option<usize>> {
+    let reach = room.reach();
+    if reach >= HEADER + MAX_FRAME {
+        return room.receive_from(from).map(Some);
+    }
+    let n = room.receive_before(&mut [0], reach, from)?;
+    Ok((n <= reach).then_some(n))
 }

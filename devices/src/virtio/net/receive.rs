@@ -95,9 +95,8 @@ impl Receiver {
             if !self.prepare()? {
                 break Round::Starved;
             }
-            let reach = self.room.reach();
             match port.receive(&mut self.room) {
-                Ok(len) => self.take(len, reach, port)?,
+                Ok(len) => self.take(len.unwrap_or_default(), port)?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Round::Waiting,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => break self.complain(&error)?,
@@ -157,12 +156,10 @@ impl Receiver {
         }
     }
 
-    /// Gives the driver a packet of `len` bytes that has been put into the room, or drops it.
-    fn take(&mut self, len: Option<usize>, reach: usize, port: &Port) -> Result<(), RingError> {
-        let len = len.unwrap_or_default();
-        // The kernel cuts what does not fit and does not say so.
-        let cut = len == reach && len < self.limits.smallest && port.cuts();
-        if cut || len < HEADER + MIN_FRAME || !self.shared.link() || !self.is_wanted() || !self.is_sound(len, port) {
+    /// Gives the driver a packet of `len` bytes that has been put into the room, or drops it; 0 stands for a packet that did
+    /// not fit.
+    fn take(&mut self, len: usize, port: &Port) -> Result<(), RingError> {
+        if len < HEADER + MIN_FRAME || !self.shared.link() || !self.is_wanted() || !self.is_sound(len, port) {
             self.rewind();
             return Ok(());
         }

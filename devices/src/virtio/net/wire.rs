@@ -4,7 +4,7 @@
 //! queues and, for a moment, by whoever brings a new socket.
 use super::{
     super::memory::Buffers,
-    port::Sent,
+    port::{Sent, receive_message},
     stream::{Incoming, Outgoing},
 };
 use std::{
@@ -136,7 +136,10 @@ impl Wire {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let result = match self.framing {
-            Framing::Messages => receive_message(socket, room),
+            Framing::Messages => match receive_message(socket.as_fd(), room) {
+                Ok(Some(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+                result => result,
+            },
             Framing::Stream => incoming.receive(socket, room),
         };
         if result.as_ref().is_err_and(is_lost) {
@@ -198,13 +201,3 @@ impl fmt::Debug for Wire {
 fn is_lost(error: &io::Error) -> bool {
     !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
-
-fn receive_message(socket: &UnixStream, room: &mut Buffers) -> io::Result<Option<usize>> {
-    match room.receive_from(socket.as_fd())? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        n => Ok(Some(n)),
-    }
-}
-
-#[cfg(test)]
-mod tests;
