@@ -96,6 +96,7 @@ pub(crate) fn base(
     root.file("etc/resolv.conf", 0o644, b"nameserver 10.0.2.3\n".to_vec())?;
     add_modules(&mut root, arch, kernel)?;
     add_busybox(&mut root, arch, cache, progress)?;
+    add_passt(&mut root, arch, cache, progress)?;
     add_libraries(&mut root, arch)?;
     Ok(root.to_bytes())
 }
@@ -148,6 +149,24 @@ fn add_busybox(root: &mut Archive, arch: HostArch, cache: &Path, progress: &dyn 
     }
     // For scripts that begin with `#!/usr/bin/env`.
     root.symlink("usr/bin/env", "../../bin/busybox")?;
+    Ok(())
+}
+
+/// The user-mode network of VMs that have one. A host without it still runs all others.
+fn add_passt(root: &mut Archive, arch: HostArch, cache: &Path, progress: &dyn Fn(&str)) -> Result<(), HostError> {
+    let own = Path::new("/usr/bin/passt");
+    let passt = if arch.is_native() && own.is_file() {
+        own.to_path_buf()
+    } else {
+        match Package::fetch("passt", arch.debian(), &cache.join("packages"), progress) {
+            Ok(package) => package.tree.join("usr/bin/passt"),
+            Err(error) => {
+                progress(&format!("the emulated host has no passt: {error}"));
+                return Ok(());
+            }
+        }
+    };
+    root.file("usr/bin/passt", 0o755, read(&passt)?)?;
     Ok(())
 }
 
