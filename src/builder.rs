@@ -92,9 +92,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// KVM's objects of one machine.
 type Created = (Kvm, Arc<VmFd>, <Host as Arch>::Irqchip, Vec<VcpuFd>);
 
-/// Interrupts for messages that a PCI function gets where their number is limited, on average. A driver that finds too few
-/// lets queues share.
+/// Interrupts for messages where their number is limited: of each PCI function on average, and beside. A driver that finds
+/// too few for all of its queues lets them share two.
 const MESSAGES_PER_FUNCTION: u32 = 4;
+const SPARE_MESSAGES: u32 = 16;
 
 /// What outlives a reset.
 struct Blueprint {
@@ -117,9 +118,12 @@ impl Blueprint {
     fn messages(&self) -> u32 {
         match self.spec.virtio_transport {
             VirtioTransport::Mmio => 0,
-            VirtioTransport::Pci => u32::try_from(self.devices.len())
+            // The console is one more.
+            VirtioTransport::Pci => u32::try_from(self.devices.len() + 1)
                 .unwrap_or(u32::MAX)
                 .saturating_mul(MESSAGES_PER_FUNCTION)
+                .saturating_add(SPARE_MESSAGES)
+                .min(1 << 16)
                 .next_multiple_of(32),
         }
     }
