@@ -104,11 +104,22 @@ impl Shared {
     fn carry(&self, gsi: Option<u32>, message: Message) -> Result<u32, MsiError> {
         let mut routes = self.lock();
         let gsi = gsi.map_or_else(|| routes.free(), Ok)?;
-        if routes.messages.insert(gsi, message) == Some(message) {
+        let before = routes.messages.insert(gsi, message);
+        if before == Some(message) {
             return Ok(gsi);
         }
-        let table = KvmIrqRouting::from_entries(&routes.entries()).map_err(|_| MsiError::Full(routes.limit))?;
-        self.vm.set_gsi_routing(&table).map_err(refused)?;
+        let set = || {
+            let table = KvmIrqRouting::from_entries(&routes.entries()).map_err(|_| MsiError::Full(routes.limit))?;
+            self.vm.set_gsi_routing(&table).map_err(refused)
+        };
+        if let Err(error) = set() {
+            // The next attempt must not take this one for done.
+            match before {
+                Some(message) => routes.messages.insert(gsi, message),
+                None => routes.messages.remove(&gsi),
+            };
+            return Err(error);
+        }
         Ok(gsi)
     }
 }
