@@ -291,6 +291,8 @@ fn configuration(disk: &Disk, options: &Options, queues: u16) -> ConfigSpace {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

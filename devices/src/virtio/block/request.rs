@@ -305,3 +305,6 @@ impl fmt::Display for Request {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,3 +157,6 @@ impl MutEventSubscriber for BlockWorker {
         self.answer();
     }
 }
+
+#[cfg(test)]
+mod tests;
