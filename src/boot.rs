@@ -356,7 +356,8 @@ fn default_cmdline(spec: &BootSpec, console: ConsoleSpec) -> String {
     let default = Host::DEFAULT_CMDLINE;
     match spec.source {
         _ if !console.virtio => default.to_owned(),
-        BootSource::Bundle(_) => default.replacen(serial, &format!("{} console=hvc0", Host::EARLY_CONSOLE), 1),
+        // Last, so that `quiet` counts already when it begins to talk.
+        BootSource::Bundle(_) => default.replacen(serial, "console=hvc0", 1) + " " + Host::EARLY_CONSOLE,
         BootSource::Files { .. } => default.replacen(serial, &format!("{serial} console=hvc0"), 1),
     }
 }

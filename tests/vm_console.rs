@@ -22,6 +22,9 @@ use support::{
     tiny::pattern,
 };
 
+/// The default of a bundle is hvc0, which `vm_hvc.rs` tests.
+const SERIAL: &[&str] = &["--console", "serial"];
+
 fn sha256(bytes: &[u8]) -> String {
     let digits: Vec<_> = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     digits.concat()
@@ -37,7 +40,7 @@ fn numbers(last: u32) -> String {
 fn a_reader_that_comes_late_gets_all_lines() {
     let last = 16_000; // 83 KB
     let mut terminal = Terminal::new();
-    let running = Run::guest(&[], &format!("echo; seq 1 {last}; exit 7"))
+    let running = Run::guest(SERIAL, &format!("echo; seq 1 {last}; exit 7"))
         .stdout(terminal.client())
         .start();
     let mut all = terminal.read();
@@ -60,13 +63,13 @@ fn a_reader_that_comes_late_gets_all_lines() {
 fn a_console_that_nobody_reads_costs_neither_the_guest_nor_its_exit_code() {
     let (reader, writer) = pipe();
     drop(reader);
-    Run::guest(&[], "seq 1 2000; exit 7").stdout(writer).end().code(7);
+    Run::guest(SERIAL, "seq 1 2000; exit 7").stdout(writer).end().code(7);
 }
 
 #[test]
 fn typed_lines_arrive_one_by_one() {
     let script = "stty -echo; while read line; do echo \"got <$line>\"; [ \"$line\" = bye ] && exit 5; done";
-    let mut running = Run::guest(&[], script).stdin(Stdio::piped()).start();
+    let mut running = Run::guest(SERIAL, script).stdin(Stdio::piped()).start();
     running.type_in(b"before the boot\n");
     running.wait_for("got <before the boot>\n");
     for line in ["one", "two words", "t\u{e4}st \"quoted\" $HOME", "bye"] {
@@ -81,7 +84,7 @@ fn typed_lines_arrive_one_by_one() {
 fn pasted_bytes_arrive_intact() {
     let pasted = pattern(1 << 8); // 16 KiB
     let script = format!("stty raw -echo; echo go; head -c {} | sha256sum", pasted.len());
-    let mut running = Run::guest(&[], &script).stdin(Stdio::piped()).start();
+    let mut running = Run::guest(SERIAL, &script).stdin(Stdio::piped()).start();
     running.wait_for("go\n");
     running.type_in(&pasted);
     running.end().code(0).shows(&sha256(&pasted));
@@ -91,7 +94,7 @@ fn pasted_bytes_arrive_intact() {
 fn a_guest_runs_without_any_input() {
     let (reader, writer) = pipe();
     drop(writer);
-    Run::guest(&[], "echo no input; exit 9")
+    Run::guest(SERIAL, "echo no input; exit 9")
         .stdin(reader)
         .end()
         .code(9)
@@ -103,7 +106,7 @@ fn keys_of_the_operators_terminal_press_the_power_button_and_stop() {
     for (keys, code) in [(&b"\x01p"[..], 128 + 15), (b"\x01x", 0)] {
         let mut terminal = Terminal::new();
         let before = terminal.modes();
-        let running = Run::guest(&[], "echo up; exec sleep 1000")
+        let running = Run::guest(SERIAL, "echo up; exec sleep 1000")
             .stdin(terminal.client())
             .start();
         running.wait_for("up\n");

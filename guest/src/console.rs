@@ -12,24 +12,28 @@ use std::{
     path::Path,
 };
 
-/// Takes the console that the modules may have brought for standard input, output and errors: the kernel could not open it
-/// when it started PID 1. If there is none at all, takes the serial port.
+/// Takes the console for standard input, output and errors, if there is one before modules are loaded. The kernel has not
+/// given it to PID 1, because it would complain about a console that a module brings.
+pub(crate) fn adopt_early() {
+    let _ = take("/dev/console");
+}
+
+/// As above, with a console that the modules may have brought. If there is none at all, takes the serial port.
 pub(crate) fn adopt() {
-    let path = if Path::new("/dev/hvc0").exists() {
-        "/dev/console"
-    } else if isatty(io::stdin()) {
-        return;
-    } else {
-        "/dev/ttyS0"
-    };
-    let options = &mut OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_NOCTTY);
-    // Without any console the guest is silent, but does its work.
-    if let Ok(console) = options.open(path) {
-        let _ = dup2_stdin(&console);
-        let _ = dup2_stdout(&console);
-        let _ = dup2_stderr(&console);
+    let has_console = isatty(io::stdin());
+    if (!has_console || Path::new("/dev/hvc0").exists()) && take("/dev/console").is_err() && !has_console {
+        // Without any console the guest is silent, but does its work.
+        let _ = take("/dev/ttyS0");
     }
+}
+
+fn take(path: &str) -> io::Result<()> {
+    let options = &mut OpenOptions::new();
+    let console = options.read(true).write(true).custom_flags(libc::O_NOCTTY).open(path)?;
+    dup2_stdin(&console)?;
+    dup2_stdout(&console)?;
+    dup2_stderr(&console)?;
+    Ok(())
 }
 
 /// One line on the console. There is nobody to tell if that fails.

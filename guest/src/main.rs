@@ -77,6 +77,7 @@ fn main() {
 /// Mounts, loads, runs the command and reports how it ended. An error has not been reported yet.
 fn run_guest(init: u64, line: &Cmdline) -> Result<(), GuestError> {
     boot::mount_rest()?;
+    console::adopt_early();
     let mut port = AgentPort::open();
     let code = serve(init, line, &mut port)?;
     port.send(&Report::Exit { code });

@@ -4,7 +4,7 @@ use super::run::LIMIT;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr},
+    termios::{LocalModes, OptionalActions, Termios, Winsize, tcgetattr, tcsetattr, tcsetwinsize},
 };
 use std::{
     fs::{File, OpenOptions},
@@ -54,6 +54,17 @@ impl Terminal {
     /// Gives it the settings that it began with.
     pub fn restore(&self) {
         tcsetattr(&self.client, OptionalActions::Now, &self.fresh).unwrap();
+    }
+
+    /// Gives it another size. A program of which it is not the controlling terminal hears nothing of that.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&self.client, size).unwrap();
     }
 
     pub fn wait_until_raw(&self) {
