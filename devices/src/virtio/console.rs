@@ -299,11 +299,15 @@ impl Line {
 
     /// Whether the host has taken all that is kept for it.
     fn send_kept(&mut self) -> bool {
-        if !self.kept.is_empty() {
+        while !self.kept.is_empty() {
             let taken = self.port.put(&self.kept);
             self.kept.drain(..taken.min(self.kept.len()));
+            // An output that was full may have got rid of all meanwhile, and then says nothing later.
+            if !self.kept.is_empty() && (taken == 0 || !self.port.has_room()) {
+                return false;
+            }
         }
-        self.kept.is_empty()
+        true
     }
 
     /// Moves what the host has sent into the guest's buffers, as far as there are any.

@@ -178,6 +178,11 @@ impl Port {
         self.output.put(bytes)
     }
 
+    /// Whether the host would take at least one byte now.
+    pub(super) fn has_room(&self) -> bool {
+        self.output.has_room()
+    }
+
     /// Whether there is input that the guest wants.
     pub(super) fn has_input(&self) -> bool {
         let state = self.lock();
