@@ -22,6 +22,7 @@ use vm_memory::GuestMemoryMmap;
 pub use event_manager::{EventOps, Events, MutEventSubscriber};
 pub use vmm_sys_util::epoll::EventSet;
 
+pub mod balloon;
 pub mod block;
 pub mod chain;
 pub mod config_space;

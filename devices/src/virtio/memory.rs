@@ -85,6 +85,14 @@ impl Buffers {
         self.parts.get(self.front..).unwrap_or_default()
     }
 
+    /// What is left, piece by piece.
+    pub fn parts(&self) -> impl Iterator<Item = VolatileSlice<'_>> {
+        self.iovecs().iter().map(|part| {
+            // SAFETY: the part was an `Area` when it was added.
+            unsafe { VolatileSlice::new(part.iov_base.cast(), part.iov_len) }
+        })
+    }
+
     /// Adds what is left of `other` behind these bytes; both then name the same guest memory.
     pub fn append(&mut self, other: &Self) {
         if self.front * 2 >= self.parts.len() {
