@@ -32,6 +32,7 @@ pub fn check(config: &raw::VmConfig) -> Result<VmSpec, ConfigError> {
     let (vcpus, memory) = machine(&config.machine_config)?;
     cpu::cpu_config(config.cpu_config.as_ref())?;
     let mut devices = drives::drives(&config.drives)?;
+    devices.extend(network::network(&config.network_interfaces)?);
     devices.extend(devices::devices(config)?);
     let root = drives::root(&config.drives);
     let logger = config.logger.as_ref().map(logger).transpose()?;

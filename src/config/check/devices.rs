@@ -7,7 +7,7 @@ use super::super::{
     error::ConfigError,
     shown::{join, quoted},
 };
-use super::{network, path};
+use super::path;
 use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
 /// The longest name of a device, in bytes.
@@ -18,12 +18,11 @@ const MAX_SOCKET: usize = 107;
 const SLOT_MIB: u64 = 128;
 const BLOCK_MIB: u64 = 2;
 
-/// Checks all device sections but the drives, in the order of the schema.
+/// Checks all device sections but drives and network cards, in the order of the schema.
 pub(super) fn devices(config: &VmConfig) -> Result<Vec<DeviceSpec>, ConfigError> {
     let mut specs = Vec::new();
     pmem(&config.pmem)?;
     one_root(config)?;
-    specs.extend(network::network(&config.network_interfaces)?);
     specs.extend(config.vsock.as_ref().map(vsock).transpose()?);
     if let Some(entropy) = &config.entropy {
         rate_limiter("entropy.rate_limiter", entropy.rate_limiter.as_ref())?;

@@ -1,13 +1,12 @@
 //! The other end of a card's cable. Clones are the same port. Nothing here blocks.
 use super::{
     super::memory::Buffers,
-    HEADER, MAX_FRAME,
     tap::Tap,
-    wire::{Framing, Wire},
+    wire::{Framing, Sent, Wire, receive_message},
 };
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     sync::Arc,
 };
 use vmm_sys_util::eventfd::EventFd;
@@ -19,15 +18,6 @@ pub enum Port {
     Tap(Arc<Tap>),
     /// A socket.
     Wire(Arc<Wire>),
-}
-
-/// What became of a frame that was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// It is gone, or lost, as happens in networks.
-    Over,
-    /// The port takes the rest when it becomes writable.
-    Later,
 }
 
 impl Port {
@@ -132,15 +122,4 @@ impl Port {
             Self::Wire(_) => Ok(()),
         }
     }
-}
-
-/// Receives a frame that comes as one message. The kernel cuts what does not fit and does not say so, but a byte of our own
-/// behind the room tells.
-pub(super) fn receive_message(from: BorrowedFd<'_>, room: &mut Buffers) -> io::Result<Option<usize>> {
-    let reach = room.reach();
-    if reach >= HEADER + MAX_FRAME {
-        return room.receive_from(from).map(Some);
-    }
-    let n = room.receive_before(&mut [0], reach, from)?;
-    Ok((n <= reach).then_some(n))
 }

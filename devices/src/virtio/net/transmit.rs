@@ -5,8 +5,9 @@ use super::{
         queue::{Ring, RingError},
     },
     HEADER, MAX_FRAME, MIN_FRAME,
-    port::{Port, Sent},
+    port::Port,
     shared::Shared,
+    wire::Sent,
 };
 use std::sync::Arc;
 

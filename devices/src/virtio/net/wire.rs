@@ -4,13 +4,13 @@
 //! queues and, for a moment, by whoever brings a new socket.
 use super::{
     super::memory::Buffers,
-    port::{Sent, receive_message},
+    HEADER, MAX_FRAME,
     stream::{Incoming, Outgoing},
 };
 use std::{
     fmt, io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     sync::{
@@ -19,6 +19,15 @@ use std::{
     },
 };
 use vmm_sys_util::eventfd::EventFd;
+
+/// What became of a frame that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is gone, or lost, as happens in networks.
+    Over,
+    /// The port takes the rest when it becomes writable.
+    Later,
+}
 
 /// How frames travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,4 +209,15 @@ impl fmt::Debug for Wire {
 
 fn is_lost(error: &io::Error) -> bool {
     !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Receives a frame that comes as one message. The kernel cuts what does not fit and does not say so, but a byte of our own
+/// behind the room tells.
+pub(super) fn receive_message(from: BorrowedFd<'_>, room: &mut Buffers) -> io::Result<Option<usize>> {
+    let reach = room.reach();
+    if reach >= HEADER + MAX_FRAME {
+        return room.receive_from(from).map(Some);
+    }
+    let n = room.receive_before(&mut [0], reach, from)?;
+    Ok((n <= reach).then_some(n))
 }
