@@ -8,15 +8,18 @@
 //! queues then, and a change of the terminal's size is a change of the configuration. With MULTIPORT it is a message about
 //! whose order of fields kernels disagree, so a machine had better give named ports a device of their own.
 use super::{
-    EventOps, EventSet, Events, MutEventSubscriber, Setup, VirtioDevice,
+    EventOps, EventSet, Events, MutEventSubscriber, Setup, Signals, VirtioDevice,
     chain::Chain,
     config_space::ConfigSpace,
     queue::{Ring, RingError},
 };
 use control::Control;
 pub use port::{Port, PortSpec};
-use std::{io, mem, sync::Arc};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use std::{io, mem, slice, sync::Arc, time::Duration};
+use vmm_sys_util::{
+    eventfd::{EFD_NONBLOCK, EventFd},
+    timerfd::TimerFd,
+};
 
 mod control;
 mod port;
@@ -48,6 +51,11 @@ const KEPT: usize = 64 << 10;
 
 /// The event of the host's side; those of queues are their indices.
 const HOST: u32 = u32::MAX;
+/// The event of the reminder's timer.
+const REMIND: u32 = u32::MAX - 1;
+/// When the driver is reminded of the terminal's size: milliseconds since it started, or since the last time. Linux looks
+/// at it only when it hears of a change, and hears of none before its port is complete, some time after DRIVER_OK.
+const REMINDERS: [u64; 5] = [10, 30, 120, 480, 2000];
 
 /// The device before, between and after drivers.
 #[derive(Debug)]
@@ -146,6 +154,7 @@ impl VirtioDevice for Console {
         Ok(vec![ConsoleWorker {
             control: control.map(|(input, output)| Control::new(input, output, self.ports.clone())),
             lines,
+            reminder: Reminder::new(setup.signals, &self.ports)?,
             unused: setup.rings,
             wake: self.wake.clone(),
             broken: false,
@@ -181,7 +190,46 @@ pub struct ConsoleWorker {
     /// Queues that the driver has enabled by halves.
     unused: Vec<Ring>,
     wake: Arc<EventFd>,
+    reminder: Option<Reminder>,
     broken: bool,
+}
+
+/// Tells a driver of the terminal's size that it has had no chance to hear of.
+#[derive(Debug)]
+struct Reminder {
+    signals: Signals,
+    timer: TimerFd,
+    left: slice::Iter<'static, u64>,
+}
+
+impl Reminder {
+    /// `None` if no port has a size.
+    fn new(signals: Signals, ports: &[Arc<Port>]) -> io::Result<Option<Self>> {
+        if !ports.iter().any(|port| port.has_size()) {
+            return Ok(None);
+        }
+        let mut reminder = Self {
+            signals,
+            timer: TimerFd::new()?,
+            left: REMINDERS.iter(),
+        };
+        reminder.set()?;
+        Ok(Some(reminder))
+    }
+
+    fn set(&mut self) -> io::Result<()> {
+        match self.left.next() {
+            Some(ms) => Ok(self.timer.reset(Duration::from_millis(*ms), None)?),
+            None => Ok(()),
+        }
+    }
+
+    fn remind(&mut self) {
+        self.signals.config();
+        if let Err(error) = self.set() {
+            log::warn!("console: cannot set a timer: {error}");
+        }
+    }
 }
 
 impl ConsoleWorker {
@@ -230,16 +278,24 @@ impl MutEventSubscriber for ConsoleWorker {
             ring.watch(ops, ring.index().into());
         }
         // As with kicks, every signal is an edge.
-        let host = Events::with_data(&*self.wake, HOST, EventSet::IN | EventSet::EDGE_TRIGGERED);
-        if let Err(error) = ops.add(host) {
-            log::error!("console: cannot watch the host's side: {error}");
+        let edge = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        let host = Events::with_data(&*self.wake, HOST, edge);
+        let timer = self.reminder.as_ref();
+        let timer = timer.map(|reminder| Events::with_data(&reminder.timer, REMIND, edge));
+        for event in timer.into_iter().chain([host]) {
+            if let Err(error) = ops.add(event) {
+                log::error!("console: cannot watch the host's side: {error}");
+            }
         }
         // What the host has sent or made room for while no driver was there.
         self.serve(HOST);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        self.serve(events.data());
+        match &mut self.reminder {
+            Some(reminder) if events.data() == REMIND => reminder.remind(),
+            _ => self.serve(events.data()),
+        }
         if self.broken {
             // An event that cannot be removed comes again, and is answered in the same way.
             let _ = ops.remove(events);

@@ -178,6 +178,11 @@ impl Port {
         self.output.put(bytes)
     }
 
+    /// Whether the terminal's size is known.
+    pub(super) fn has_size(&self) -> bool {
+        self.config.is_some() && self.lock().size.is_some()
+    }
+
     /// Whether the host would take at least one byte now.
     pub(super) fn has_room(&self) -> bool {
         self.output.has_room()

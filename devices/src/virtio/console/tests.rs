@@ -423,8 +423,10 @@ fn a_worker_on_a_thread_answers_kicks_and_the_host() {
     }
     let at = drivers[0].add(&[], &[8])[0];
     host.receive(b"in");
+    host.resize(80, 24);
     function.set_status(15);
     assert_eq!(function.status(), 15);
+    wait_for(|| drivers[0].count.config.load(Ordering::Relaxed) > 0);
     wait_for(|| host.is_running() && drivers[0].bytes(at, 2) == b"in");
     drivers[1].add(&[b"output"], &[]);
     function.kick(1);
