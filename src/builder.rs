@@ -66,6 +66,7 @@ pub fn build(spec: VmSpec) -> Result<Vm, BuildError> {
     )?;
     let (pty, size) = (console.pty().cloned(), console.size().clone());
     let devices = device::open(&spec.devices)?;
+    let balloon = devices.iter().find_map(|device| device.balloon()).cloned();
     let blueprint = Blueprint {
         spec,
         boot,
@@ -75,7 +76,9 @@ pub fn build(spec: VmSpec) -> Result<Vm, BuildError> {
     };
     let machine = blueprint.machine(0)?;
     let rebuild = Box::new(move |generation| blueprint.machine(generation).map_err(|e| chain(&e)));
-    Ok(Vm::spawn(machine, rebuild, on_reboot, (notes, inbox))?.with_console(pty, size))
+    Ok(Vm::spawn(machine, rebuild, on_reboot, (notes, inbox))?
+        .with_console(pty, size)
+        .with_balloon(balloon))
 }
 
 /// A callback that makes a note for the control thread. A VM that is over hears nothing more.

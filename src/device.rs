@@ -6,9 +6,10 @@ use crate::{
     board::{Board, BoardError},
     config::spec::DeviceSpec,
 };
-use coracle_devices::virtio::disk::DiskError;
-use std::{io, path::PathBuf};
+use coracle_devices::virtio::{balloon::Handle, disk::DiskError};
+use std::{io, path::PathBuf, sync::Arc};
 
+mod balloon;
 mod block;
 pub mod net;
 mod ports;
@@ -87,6 +88,11 @@ pub enum DeviceError {
 pub(crate) trait Backend: Send + Sync {
     /// Makes the device of one machine and plugs it.
     fn plug(&self, board: &mut Board<'_>) -> Result<(), DeviceError>;
+
+    /// The owner's end of the balloon, of the device that is one.
+    fn balloon(&self) -> Option<&Arc<Handle>> {
+        None
+    }
 }
 
 /// Opens what the devices name, in their order.
@@ -97,6 +103,7 @@ pub(crate) fn open(specs: &[DeviceSpec]) -> Result<Vec<Box<dyn Backend>>, Device
             Ok(match spec {
                 DeviceSpec::Block(spec) => Box::new(block::Block::open(spec)?),
                 DeviceSpec::Rng(spec) => Box::new(rng::Rng::open(spec)),
+                DeviceSpec::Balloon(spec) => Box::new(balloon::Balloon::open(spec)),
                 DeviceSpec::Ports(spec) => Box::new(ports::Ports::open(spec)?),
                 DeviceSpec::Vsock(spec) => Box::new(vsock::Vsock::open(spec)?),
                 DeviceSpec::Net(spec) => Box::new(net::Net::open(spec)?),

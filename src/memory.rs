@@ -5,7 +5,8 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use std::{fs::File, io, ops::Range, os::fd::AsRawFd, ptr};
 use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestRegionMmap, mmap::MmapRegionBuilder,
+    GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestRegionMmap, VolatileSlice,
+    mmap::MmapRegionBuilder,
 };
 
 /// The size of a huge page on both architectures (with 4 KiB base pages).
@@ -210,6 +211,26 @@ impl GuestRam {
             });
         }
         Ok(())
+    }
+}
+
+/// Gives the whole pages of a piece of guest memory back to the host; the guest finds zeroes there when it comes back (or
+/// what a mapped kernel file has).
+pub(crate) fn give_back(piece: VolatileSlice<'_>, pool_pages: bool) {
+    let page = if pool_pages { HUGE } else { PAGE } as usize;
+    let start = piece.ptr_guard_mut().as_ptr();
+    let skip = start.align_offset(page);
+    let len = piece.len().saturating_sub(skip) / page * page;
+    if len == 0 {
+        return;
+    }
+    // SAFETY: `skip` is less than the piece's length, or `len` would be 0.
+    let from = unsafe { start.add(skip) };
+    // SAFETY: the pages lie within a piece of guest memory, which stays mapped while devices run; that their bytes change is
+    // what the guest has asked for, and nothing of the VMM keeps references into guest memory.
+    let result = unsafe { libc::madvise(from.cast(), len, libc::MADV_DONTNEED) };
+    if result != 0 {
+        log::debug!("{len} bytes of guest memory stay: {}", io::Error::last_os_error());
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     machine::Machine,
     vcpu::Exit,
 };
-use coracle_devices::bus::Effect;
+use coracle_devices::{bus::Effect, virtio::balloon};
 use coracle_protocol::report::Report;
 use std::{
     fmt, io,
@@ -97,6 +97,7 @@ pub struct Vm {
     thread: Option<JoinHandle<()>>,
     pty: Option<PathBuf>,
     console_size: Arc<Size>,
+    balloon: Option<Arc<balloon::Handle>>,
 }
 
 #[derive(Default)]
@@ -150,6 +151,7 @@ impl Vm {
             thread: Some(thread),
             pty: None,
             console_size: Arc::default(),
+            balloon: None,
         })
     }
 
@@ -167,6 +169,17 @@ impl Vm {
     /// Tells the guest the size of the operator's terminal, in characters. Without a virtio console nothing hears of it.
     pub fn resize_console(&self, columns: u16, rows: u16) {
         self.console_size.set(columns, rows);
+    }
+
+    /// Names the balloon.
+    pub(crate) fn with_balloon(mut self, balloon: Option<Arc<balloon::Handle>>) -> Self {
+        self.balloon = balloon;
+        self
+    }
+
+    /// The balloon, if the spec has one: its target, what the guest says of its memory, requests for unused pages.
+    pub fn balloon(&self) -> Option<&Arc<balloon::Handle>> {
+        self.balloon.as_ref()
     }
 
     /// Enters the guest.

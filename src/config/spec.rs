@@ -4,7 +4,7 @@ use std::path::PathBuf;
 mod devices;
 mod network;
 
-pub use devices::{BlockSpec, BucketSpec, LimitsSpec, PortSpec, PortTarget, PortsSpec, RngSpec, VsockSpec};
+pub use devices::{BalloonSpec, BlockSpec, BucketSpec, LimitsSpec, PortSpec, PortTarget, PortsSpec, RngSpec, VsockSpec};
 pub use network::{Forward, NetBackend, NetSpec};
 
 /// One microVM. Nothing has been opened or created yet.
@@ -47,6 +47,8 @@ pub enum DeviceSpec {
     Block(BlockSpec),
     /// A source of random numbers.
     Rng(RngSpec),
+    /// A balloon.
+    Balloon(BalloonSpec),
     /// Byte channels with names.
     Ports(PortsSpec),
     /// Sockets between host and guest.

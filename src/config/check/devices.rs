@@ -1,8 +1,9 @@
 //! Rules of devices: names, addresses, sizes and what must be there once. Pure, like all of `check`.
 use super::super::raw::{
-    Balloon, MemoryHotplug, Metrics, MmdsConfig, NetworkInterface, Pmem, RateLimiter, TokenBucket, VmConfig, Vsock,
+    Balloon, HugePages, MachineConfig, MemoryHotplug, Metrics, MmdsConfig, NetworkInterface, Pmem, RateLimiter,
+    TokenBucket, VmConfig, Vsock,
 };
-use super::super::spec::{BucketSpec, DeviceSpec, LimitsSpec, RngSpec, VsockSpec};
+use super::super::spec::{BalloonSpec, BucketSpec, DeviceSpec, LimitsSpec, RngSpec, VsockSpec};
 use super::super::{
     error::ConfigError,
     shown::{join, quoted},
@@ -29,7 +30,7 @@ pub(super) fn devices(config: &VmConfig) -> Result<Vec<DeviceSpec>, ConfigError>
         specs.push(DeviceSpec::Rng(RngSpec {}));
     }
     if let Some(device) = &config.balloon {
-        balloon(device, config.machine_config.mem_size_mib)?;
+        specs.push(DeviceSpec::Balloon(balloon(device, &config.machine_config)?));
     }
     config.memory_hotplug.as_ref().map_or(Ok(()), memory_hotplug)?;
     if let Some(service) = &config.mmds_config {
@@ -99,7 +100,8 @@ pub(super) fn socket_path(at: &str, socket: &std::path::Path) -> Result<(), Conf
     ))
 }
 
-fn balloon(balloon: &Balloon, mem_size_mib: u64) -> Result<(), ConfigError> {
+fn balloon(balloon: &Balloon, machine: &MachineConfig) -> Result<BalloonSpec, ConfigError> {
+    let mem_size_mib = machine.mem_size_mib;
     if balloon.amount_mib >= mem_size_mib {
         return Err(ConfigError::rule(
             "balloon.amount_mib",
@@ -116,7 +118,14 @@ fn balloon(balloon: &Balloon, mem_size_mib: u64) -> Result<(), ConfigError> {
             "Set a smaller number, or 0 for no statistics",
         ));
     }
-    Ok(())
+    Ok(BalloonSpec {
+        bytes: balloon.amount_mib << 20,
+        deflate_on_oom: balloon.deflate_on_oom,
+        statistics: Duration::from_secs(balloon.stats_polling_interval_s),
+        hinting: balloon.free_page_hinting,
+        reporting: balloon.free_page_reporting,
+        pool_pages: machine.huge_pages == Some(HugePages::Hugetlb2M),
+    })
 }
 
 fn memory_hotplug(memory: &MemoryHotplug) -> Result<(), ConfigError> {

@@ -137,7 +137,6 @@ fn devices(config: &VmConfig) -> [Gap; 6] {
             "does not limit random numbers",
             REMOVE,
         ),
-        gap("balloon", set(config.balloon.as_ref()), "has no memory balloon", REMOVE),
         gap(
             "memory-hotplug",
             set(hotplug),

@@ -52,6 +52,23 @@ pub struct BlockSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RngSpec {}
 
+/// A device that gives guest memory back to the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalloonSpec {
+    /// Bytes that the guest shall give up at first.
+    pub bytes: u64,
+    /// Whether the guest may take memory back before it runs out.
+    pub deflate_on_oom: bool,
+    /// How often the guest is asked for statistics; zero never asks.
+    pub statistics: Duration,
+    /// Whether the guest can be asked for its unused pages.
+    pub hinting: bool,
+    /// Whether the guest tells of unused pages by itself.
+    pub reporting: bool,
+    /// Whether the guest's memory is of the host's pool of 2 MiB pages, which go back as wholes only.
+    pub pool_pages: bool,
+}
+
 /// Byte channels between host and guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortsSpec {

@@ -426,3 +426,20 @@ fn named_ports_are_a_device() {
     let ports = vec![port("a", PortTarget::Pty), port("b", PortTarget::Socket("s".into()))];
     assert_eq!(spec.devices, [DeviceSpec::Ports(PortsSpec { ports })]);
 }
+
+#[test]
+fn a_balloon_is_a_device() {
+    let spec = with(
+        r#""balloon": {"amount_mib": 8, "deflate_on_oom": true, "stats_polling_interval_s": 5, "free_page_reporting": true},
+           "machine-config": {"vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "2M"}"#,
+    );
+    let balloon = BalloonSpec {
+        bytes: 8 << 20,
+        deflate_on_oom: true,
+        statistics: std::time::Duration::from_secs(5),
+        hinting: false,
+        reporting: true,
+        pool_pages: true,
+    };
+    assert_eq!(spec.devices, [DeviceSpec::Balloon(balloon)]);
+}
