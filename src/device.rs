@@ -4,10 +4,18 @@
 //! sockets serve the next one.
 use crate::{
     board::{Board, BoardError},
-    config::spec::DeviceSpec,
+    config::spec::{BucketSpec, DeviceSpec, LimitsSpec},
 };
-use coracle_devices::virtio::{balloon::Handle, disk::DiskError};
-use std::{io, path::PathBuf, sync::Arc};
+use coracle_devices::{
+    rate_limiter::{self, RateLimiter},
+    virtio::{balloon::Handle, disk::DiskError},
+};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 mod balloon;
 mod block;
@@ -82,6 +90,17 @@ pub enum DeviceError {
         /// Why not.
         source: io::Error,
     },
+}
+
+/// Limits for all workers of a device.
+fn limiter(spec: &LimitsSpec) -> Arc<Mutex<RateLimiter>> {
+    let bucket = |spec: BucketSpec| rate_limiter::BucketSpec {
+        size: spec.size,
+        one_time_burst: spec.one_time_burst,
+        refill_time: spec.refill_time,
+    };
+    let limiter = RateLimiter::new(spec.bandwidth.map(bucket), spec.ops.map(bucket), Instant::now());
+    Arc::new(Mutex::new(limiter))
 }
 
 /// The host's side of a device.

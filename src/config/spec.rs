@@ -4,7 +4,9 @@ use std::path::PathBuf;
 mod devices;
 mod network;
 
-pub use devices::{BalloonSpec, BlockSpec, BucketSpec, LimitsSpec, PortSpec, PortTarget, PortsSpec, RngSpec, VsockSpec};
+pub use devices::{
+    BalloonSpec, BlockSpec, BucketSpec, LimitsSpec, PortSpec, PortTarget, PortsSpec, RngSpec, VsockSpec,
+};
 pub use network::{Forward, NetBackend, NetSpec};
 
 /// One microVM. Nothing has been opened or created yet.

@@ -1,27 +1,20 @@
 //! Disks: their files, and how they are presented.
-use super::{Backend, DeviceError};
+use super::{Backend, DeviceError, limiter};
 use crate::{
     board::{Board, BoardError},
-    config::spec::{BlockSpec, BucketSpec, LimitsSpec},
+    config::spec::BlockSpec,
 };
-use coracle_devices::{
-    rate_limiter::{self, RateLimiter},
-    virtio::{
-        block::{self, Cache, Engine, Options},
-        disk::{
-            Disk, DiskError,
-            aggregate::{Aggregate, Layout},
-            overlay::Overlay,
-            raw::{Access, Raw},
-        },
-        io_thread::IoThread,
+use coracle_devices::virtio::{
+    block::{self, Cache, Engine, Options},
+    disk::{
+        Disk, DiskError,
+        aggregate::{Aggregate, Layout},
+        overlay::Overlay,
+        raw::{Access, Raw},
     },
+    io_thread::IoThread,
 };
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::{io, sync::Arc};
 
 /// A disk whose files are open and locked.
 pub(super) struct Block {
@@ -91,15 +84,4 @@ fn open(spec: &BlockSpec) -> Result<Disk, DiskError> {
         None => Ok(disk),
         Some(path) => Overlay::open(path, disk, spec.direct, spec.writeback).map(Disk::Overlay),
     }
-}
-
-/// Limits for all workers of a device.
-fn limiter(spec: &LimitsSpec) -> Arc<Mutex<RateLimiter>> {
-    let bucket = |spec: BucketSpec| rate_limiter::BucketSpec {
-        size: spec.size,
-        one_time_burst: spec.one_time_burst,
-        refill_time: spec.refill_time,
-    };
-    let limiter = RateLimiter::new(spec.bandwidth.map(bucket), spec.ops.map(bucket), Instant::now());
-    Arc::new(Mutex::new(limiter))
 }

@@ -1,22 +1,30 @@
 //! Random numbers: the host kernel's.
-use super::{Backend, DeviceError};
+use super::{Backend, DeviceError, limiter};
 use crate::{board::Board, config::spec::RngSpec};
-use coracle_devices::virtio;
+use coracle_devices::{rate_limiter::RateLimiter, virtio};
 use rustix::rand::{GetRandomFlags, getrandom};
-use std::io;
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
 
-pub(super) struct Rng {}
+pub(super) struct Rng {
+    limiter: Arc<Mutex<RateLimiter>>,
+}
 
 impl Rng {
-    pub(super) fn open(_: &RngSpec) -> Self {
-        Self {}
+    pub(super) fn open(spec: &RngSpec) -> Self {
+        Self {
+            limiter: limiter(&spec.limits),
+        }
     }
 }
 
 impl Backend for Rng {
     fn plug(&self, board: &mut Board<'_>) -> Result<(), DeviceError> {
         let thread = board.io_thread()?;
-        Ok(board.virtio("entropy", virtio::rng::Rng::new(fill), vec![thread])?)
+        let device = virtio::rng::Rng::limited(fill, self.limiter.clone());
+        Ok(board.virtio("entropy", device, vec![thread])?)
     }
 }
 

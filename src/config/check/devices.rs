@@ -26,8 +26,8 @@ pub(super) fn devices(config: &VmConfig) -> Result<Vec<DeviceSpec>, ConfigError>
     one_root(config)?;
     specs.extend(config.vsock.as_ref().map(vsock).transpose()?);
     if let Some(entropy) = &config.entropy {
-        rate_limiter("entropy.rate_limiter", entropy.rate_limiter.as_ref())?;
-        specs.push(DeviceSpec::Rng(RngSpec {}));
+        let limits = rate_limiter("entropy.rate_limiter", entropy.rate_limiter.as_ref())?;
+        specs.push(DeviceSpec::Rng(RngSpec { limits }));
     }
     if let Some(device) = &config.balloon {
         specs.push(DeviceSpec::Balloon(balloon(device, &config.machine_config)?));

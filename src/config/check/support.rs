@@ -98,7 +98,7 @@ fn services(config: &VmConfig) -> [Gap; 3] {
     ]
 }
 
-fn devices(config: &VmConfig) -> [Gap; 6] {
+fn devices(config: &VmConfig) -> [Gap; 4] {
     let gap = |path, asked, lack, remedy| Gap {
         path,
         asked,
@@ -108,10 +108,6 @@ fn devices(config: &VmConfig) -> [Gap; 6] {
     let boot = "Remove the key, and boot from an initrd or a kernel bundle";
     let network = &config.network_interfaces;
     let hotplug = config.memory_hotplug.as_ref();
-    let limiter = config
-        .entropy
-        .as_ref()
-        .and_then(|entropy| entropy.rate_limiter.as_ref());
     [
         gap(
             "pmem",
@@ -129,12 +125,6 @@ fn devices(config: &VmConfig) -> [Gap; 6] {
             "network-interfaces.tx_rate_limiter",
             network.iter().find_map(|card| set(card.tx_rate_limiter.as_ref())),
             "does not limit packets",
-            REMOVE,
-        ),
-        gap(
-            "entropy.rate_limiter",
-            set(limiter),
-            "does not limit random numbers",
             REMOVE,
         ),
         gap(

@@ -50,7 +50,10 @@ pub struct BlockSpec {
 
 /// A source of random numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RngSpec {}
+pub struct RngSpec {
+    /// Limits on bytes and requests.
+    pub limits: LimitsSpec,
+}
 
 /// A device that gives guest memory back to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

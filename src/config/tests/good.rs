@@ -436,7 +436,7 @@ fn a_balloon_is_a_device() {
     let balloon = BalloonSpec {
         bytes: 8 << 20,
         deflate_on_oom: true,
-        statistics: std::time::Duration::from_secs(5),
+        statistics: Duration::from_secs(5),
         hinting: false,
         reporting: true,
         pool_pages: true,
