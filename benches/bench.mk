@@ -4,7 +4,7 @@ BENCH_ARCHS ?= x86_64 aarch64
 BENCH ?=
 PROBE = -p coracle-measure --bin coracle-probe --profile guest --target $(ARCH)-unknown-linux-gnu
 
-.PHONY: bench bench-io bench-all-inputs bench-inputs bench-micro
+.PHONY: bench bench-io bench-all-inputs bench-inputs bench-micro bench-rings
 
 bench: bench-all-inputs ## measure boots in the emulated host and starts on /dev/kvm, and compare
 	cargo bench --bench vm -- boot $(BENCH_ARCHS:%=--arch %) $(BENCH)
@@ -27,3 +27,9 @@ endif
 
 bench-micro: ## measure single steps: an access on the bus, a request in its ring
 	cargo bench --package coracle-micro
+
+# Passed on: --runs N, --requests N, --only WORD (of a line's name), --no-event-idx.
+RINGS ?=
+
+bench-rings: ## requests per second and exits per request of virtio queues on /dev/kvm (x86_64)
+	cargo bench --bench rings -- $(RINGS)
