@@ -72,7 +72,13 @@ fn what_is_wrong_is_said_on_the_console() {
     if IMAGE.is_empty() {
         return;
     }
-    let text = answer("ring3-none", &Order { window: Host::VIRTIO_SLOTS.base + 0x1000, ..order() });
+    let text = answer(
+        "ring3-none",
+        &Order {
+            window: Host::VIRTIO_SLOTS.base + 0x1000,
+            ..order()
+        },
+    );
     assert_eq!(text, "there is no virtio device");
     let text = answer("ring3-deep", &Order { depth: 65, ..order() });
     assert!(Report::parse(&text).is_err(), "{text}");

@@ -46,7 +46,7 @@ pub(crate) fn measure(scene: &Scene, folder: &Path, wishes: &Wishes) -> Outcome<
         .filter(|(_, count)| count.abs() >= 1e-4)
         .collect();
     Ok(Row {
-        name: scene.name.to_owned(),
+        name: scene.name.clone(),
         depth: scene.order.depth,
         bytes: scene.order.bytes,
         per_second: per_second(middle),

@@ -1,19 +1,28 @@
 //! The lines of the table.
-use crate::{Outcome, scene::Scene};
+use crate::scene::{Device, Scene};
 use coracle_ring3::order::Order;
-use serde_json::json;
-use std::path::Path;
 
 /// Requests under way.
 const DEPTHS: [u64; 3] = [1, 8, 32];
 
-/// All of them, with their files in `folder`.
-pub(crate) fn all(_folder: &Path, event_idx: bool) -> Outcome<Vec<Scene>> {
-    let kinds = [("rng, 64 bytes", json!({ "entropy": {} }), 64, false)];
-    let scenes = kinds.iter().flat_map(|(name, keys, bytes, write)| {
+/// Name, device, bytes of a request, and whether it writes.
+const KINDS: [(&str, Device, u64, bool); 8] = [
+    ("rng, 64 bytes", Device::Rng, 64, false),
+    ("block read 4 KiB, Sync", Device::Disk("Sync"), 4096, false),
+    ("block read 4 KiB, Async", Device::Disk("Async"), 4096, false),
+    ("block write 4 KiB, Sync", Device::Disk("Sync"), 4096, true),
+    ("block write 4 KiB, Async", Device::Disk("Async"), 4096, true),
+    ("net echo 60 bytes, socket", Device::Socket, 60, false),
+    ("net echo 1514 bytes, socket", Device::Socket, 1514, false),
+    ("net echo 60 bytes, TAP", Device::Tap, 60, false),
+];
+
+/// All of them, for guests with or without EVENT_IDX.
+pub(crate) fn all(event_idx: bool) -> Vec<Scene> {
+    let kinds = KINDS.iter().flat_map(|(name, device, bytes, write)| {
         DEPTHS.map(|depth| Scene {
-            name,
-            keys: keys.clone(),
+            name: (*name).to_owned(),
+            device: *device,
             order: Order {
                 depth,
                 bytes: *bytes,
@@ -23,5 +32,5 @@ pub(crate) fn all(_folder: &Path, event_idx: bool) -> Outcome<Vec<Scene>> {
             },
         })
     });
-    Ok(scenes.collect())
+    kinds.collect()
 }

@@ -1,5 +1,6 @@
 //! What is asked of a device: so many requests, of which so many are always under way.
 mod block;
+mod net;
 mod rng;
 
 use crate::{
@@ -57,6 +58,7 @@ pub fn run(order: &Order) -> Result<Report, Failure> {
     let mut device = Device::find(order.window)?;
     let event_idx = if order.event_idx { device::EVENT_IDX } else { 0 };
     match device.kind() {
+        1 => net::run(&mut device, order, event_idx),
         2 => block::run(&mut device, order, event_idx),
         4 => rng::run(&mut device, order, event_idx),
         _ => Err("there is no load for a device of this type"),

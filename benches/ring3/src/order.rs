@@ -7,6 +7,10 @@ use core::fmt;
 pub const MOST_DEPTH: u64 = 64;
 /// The largest request in bytes.
 pub const MOST_BYTES: u64 = 64 << 10;
+/// The address that the guest has on a network, one of those for benchmarks (RFC 2544).
+pub const NET_GUEST: [u8; 4] = [198, 18, 0, 2];
+/// The address that it asks for.
+pub const NET_HOST: [u8; 4] = [198, 18, 0, 1];
 
 /// What the guest is to do with its device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
