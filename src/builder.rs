@@ -66,7 +66,7 @@ pub fn build(spec: VmSpec) -> Result<Vm, BuildError> {
     )?;
     let (pty, size) = (console.pty().cloned(), console.size().clone());
     let devices = device::open(&spec.devices)?;
-    let balloon = devices.iter().find_map(|device| device.balloon()).cloned();
+    let handles = devices.iter().filter_map(|device| device.handle()).collect();
     let blueprint = Blueprint {
         spec,
         boot,
@@ -78,7 +78,7 @@ pub fn build(spec: VmSpec) -> Result<Vm, BuildError> {
     let rebuild = Box::new(move |generation| blueprint.machine(generation).map_err(|e| chain(&e)));
     Ok(Vm::spawn(machine, rebuild, on_reboot, (notes, inbox))?
         .with_console(pty, size)
-        .with_balloon(balloon))
+        .with_devices(handles))
 }
 
 /// A callback that makes a note for the control thread. A VM that is over hears nothing more.

@@ -8,7 +8,7 @@ use crate::{
 };
 use coracle_devices::{
     rate_limiter::{self, RateLimiter},
-    virtio::{balloon::Handle, disk::DiskError},
+    virtio::{balloon::Handle as BalloonHandle, block::Capacity, disk::DiskError, net::link::Link},
 };
 use std::{
     io,
@@ -103,13 +103,23 @@ fn limiter(spec: &LimitsSpec) -> Arc<Mutex<RateLimiter>> {
     Arc::new(Mutex::new(limiter))
 }
 
+/// The owner's end of a device; it outlives the machines, as the backend does.
+pub(crate) enum Handle {
+    /// Its target, its statistics, its requests.
+    Balloon(Arc<BalloonHandle>),
+    /// The disk of this name, if it is plugged.
+    Disk(String, Arc<Mutex<Option<Capacity>>>),
+    /// The cable of the network card of this name.
+    Cable(String, Link),
+}
+
 /// The host's side of a device.
 pub(crate) trait Backend: Send + Sync {
     /// Makes the device of one machine and plugs it.
     fn plug(&self, board: &mut Board<'_>) -> Result<(), DeviceError>;
 
-    /// The owner's end of the balloon, of the device that is one.
-    fn balloon(&self) -> Option<&Arc<Handle>> {
+    /// What the VM's owner may change while the guest runs.
+    fn handle(&self) -> Option<Handle> {
         None
     }
 }

@@ -15,6 +15,7 @@
 use crate::{
     config::spec::OnReboot,
     console::{Size, terminal::Escape},
+    device::Handle,
     event::{Event, Outcome},
     machine::Machine,
     vcpu::Exit,
@@ -49,6 +50,22 @@ pub enum VmError {
     /// This machine has no such part.
     #[error("this machine has no {0}")]
     Absent(&'static str),
+    /// This machine has no device of that kind and name.
+    #[error("this machine has no {kind} called {id:?}; its config names them")]
+    NoDevice {
+        /// "drive" or "network card".
+        kind: &'static str,
+        /// The name.
+        id: String,
+    },
+    /// The files of a drive cannot be looked at.
+    #[error("cannot tell how long drive {id:?} is; it keeps its length")]
+    Capacity {
+        /// The drive.
+        id: String,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
 /// What an owner may ask of a VM.
@@ -97,7 +114,7 @@ pub struct Vm {
     thread: Option<JoinHandle<()>>,
     pty: Option<PathBuf>,
     console_size: Arc<Size>,
-    balloon: Option<Arc<balloon::Handle>>,
+    devices: Vec<Handle>,
 }
 
 #[derive(Default)]
@@ -151,7 +168,7 @@ impl Vm {
             thread: Some(thread),
             pty: None,
             console_size: Arc::default(),
-            balloon: None,
+            devices: Vec::new(),
         })
     }
 
@@ -171,15 +188,48 @@ impl Vm {
         self.console_size.set(columns, rows);
     }
 
-    /// Names the balloon.
-    pub(crate) fn with_balloon(mut self, balloon: Option<Arc<balloon::Handle>>) -> Self {
-        self.balloon = balloon;
+    /// Names the devices that can be changed.
+    pub(crate) fn with_devices(mut self, devices: Vec<Handle>) -> Self {
+        self.devices = devices;
         self
     }
 
     /// The balloon, if the spec has one: its target, what the guest says of its memory, requests for unused pages.
     pub fn balloon(&self) -> Option<&Arc<balloon::Handle>> {
-        self.balloon.as_ref()
+        self.devices.iter().find_map(|device| match device {
+            Handle::Balloon(handle) => Some(handle),
+            _ => None,
+        })
+    }
+
+    /// Looks again how long the files of a drive are, and shows the guest what there is; gives the bytes.
+    pub fn resize_drive(&self, id: &str) -> Result<u64, VmError> {
+        let capacity = self.devices.iter().find_map(|device| match device {
+            Handle::Disk(name, capacity) if name == id => lock(capacity).clone(),
+            _ => None,
+        });
+        let capacity = capacity.ok_or_else(|| VmError::NoDevice {
+            kind: "drive",
+            id: id.to_owned(),
+        })?;
+        capacity.refresh().map_err(|source| VmError::Capacity {
+            id: id.to_owned(),
+            source,
+        })
+    }
+
+    /// Plugs the cable of a network card, or pulls it out.
+    pub fn set_link(&self, id: &str, plugged: bool) -> Result<(), VmError> {
+        let link = self.devices.iter().find_map(|device| match device {
+            Handle::Cable(name, link) if name == id => Some(link),
+            _ => None,
+        });
+        let link = link.ok_or_else(|| VmError::NoDevice {
+            kind: "network card",
+            id: id.to_owned(),
+        })?;
+        link.set(plugged);
+        Ok(())
     }
 
     /// Enters the guest.

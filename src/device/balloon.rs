@@ -35,7 +35,7 @@ impl Backend for Balloon {
         Ok(board.virtio("balloon", device, vec![thread])?)
     }
 
-    fn balloon(&self) -> Option<&Arc<Handle>> {
-        Some(&self.handle)
+    fn handle(&self) -> Option<super::Handle> {
+        Some(super::Handle::Balloon(self.handle.clone()))
     }
 }

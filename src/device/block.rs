@@ -1,11 +1,11 @@
 //! Disks: their files, and how they are presented.
-use super::{Backend, DeviceError, limiter};
+use super::{Backend, DeviceError, Handle, limiter};
 use crate::{
     board::{Board, BoardError},
     config::spec::BlockSpec,
 };
 use coracle_devices::virtio::{
-    block::{self, Cache, Engine, Options},
+    block::{self, Cache, Capacity, Engine, Options},
     disk::{
         Disk, DiskError,
         aggregate::{Aggregate, Layout},
@@ -14,7 +14,10 @@ use coracle_devices::virtio::{
     },
     io_thread::IoThread,
 };
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// A disk whose files are open and locked.
 pub(super) struct Block {
@@ -22,6 +25,8 @@ pub(super) struct Block {
     options: Options,
     /// A slow disk delays nothing but itself, and each queue is served beside the others.
     threads: Vec<Arc<IoThread>>,
+    /// Of the device in the present machine.
+    capacity: Arc<Mutex<Option<Capacity>>>,
 }
 
 impl Block {
@@ -50,6 +55,7 @@ impl Block {
             disk: Arc::new(disk),
             options,
             threads,
+            capacity: Arc::default(),
         })
     }
 }
@@ -59,7 +65,12 @@ impl Backend for Block {
         let id = &self.options.id;
         let device = block::Block::new(self.disk.clone(), self.options.clone())
             .map_err(|source| DeviceError::Drive { id: id.clone(), source })?;
+        *self.capacity.lock().unwrap_or_else(PoisonError::into_inner) = Some(device.capacity());
         Ok(board.virtio(&format!("drive {id}"), device, self.threads.clone())?)
+    }
+
+    fn handle(&self) -> Option<Handle> {
+        Some(Handle::Disk(self.options.id.clone(), self.capacity.clone()))
     }
 }
 

@@ -1,5 +1,5 @@
 //! Network cards: TAP interfaces, user-mode networks, and sockets between two VMs.
-use super::{Backend, DeviceError};
+use super::{Backend, DeviceError, Handle};
 use crate::{
     board::Board,
     config::spec::{NetBackend, NetSpec},
@@ -96,5 +96,9 @@ impl Backend for Net {
         let card = net::Net::new(self.ports.clone(), self.settings, &self.link);
         let threads = vec![board.io_thread()?];
         Ok(board.virtio(&self.id, card, threads)?)
+    }
+
+    fn handle(&self) -> Option<Handle> {
+        Some(Handle::Cable(self.id.clone(), self.link.clone()))
     }
 }
