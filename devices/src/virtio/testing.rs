@@ -186,6 +186,11 @@ impl Driver {
         all
     }
 
+    /// How many of the device's returns were looked at, modulo 2^16.
+    pub fn seen(&self) -> u16 {
+        self.seen
+    }
+
     /// Bytes of guest memory.
     pub fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];

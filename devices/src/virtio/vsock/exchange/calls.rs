@@ -19,7 +19,7 @@ use std::{
 /// How long a program may take over its CONNECT line.
 const LINE: Duration = Duration::from_secs(10);
 /// How long the guest may take to answer a request.
-const REQUEST: Duration = Duration::from_secs(2);
+const REQUEST: Duration = Duration::from_secs(10);
 /// How long a program that waits for the guest to listen waits between two requests.
 const RETRY: Duration = Duration::from_millis(20);
 /// How long to leave programs waiting when no more files can be opened.

@@ -5,7 +5,7 @@ use super::super::{
     packet::{HEADER, Header, Op, STREAM, Shutdown},
 };
 use crate::virtio::{
-    MutEventSubscriber, Setup, Signals, VirtioDevice,
+    Interrupt, MutEventSubscriber, Setup, Signals, VirtioDevice,
     queue::{Queue, Ring},
     testing::{Count, Driver, HIGH, NEXT, WRITE, memory},
 };
@@ -16,7 +16,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering, fence},
         mpsc,
     },
     time::{Duration, Instant},
@@ -67,6 +67,10 @@ pub struct Guest {
     layout: Layout,
     per_chain: u16,
     tx_sent: u16,
+    /// Packets whose slots the guest has taken back.
+    tx_reaped: u16,
+    /// If the guest keeps to EVENT_IDX: it kicks and looks only when asked to.
+    strict: Option<Strict>,
     /// Packets that have come.
     pub inbox: VecDeque<(Header, Vec<u8>)>,
 }
@@ -80,12 +84,71 @@ impl Guest {
             per_chain: if matches!(layout, Layout::Pieces) { 8 } else { 2 },
             layout,
             tx_sent: 0,
+            tx_reaped: 0,
+            strict: None,
             inbox: VecDeque::new(),
         };
         for slot in 0..QUEUE / guest.per_chain {
             guest.post(slot);
         }
         guest
+    }
+
+    /// A guest that neither kicks nor looks without need, as Linux does with EVENT_IDX.
+    pub fn strict(memory: &GuestMemoryMmap, layout: Layout) -> Self {
+        Self {
+            strict: Some(Strict::default()),
+            ..Self::new(memory, layout)
+        }
+    }
+
+    /// Kicks, if the device wants that.
+    fn kick(&mut self, queue: usize) {
+        let driver = if queue == 0 { &self.rx } else { &self.tx };
+        let read = |at| driver.memory.read_obj::<u16>(GuestAddress(at)).unwrap();
+        let wanted = self.strict.as_mut().is_none_or(|strict| {
+            fence(Ordering::SeqCst);
+            let event = read(driver.queue.used + 4 + 8 * u64::from(QUEUE));
+            let new = read(driver.queue.available + 2);
+            let old = std::mem::replace(&mut strict.kicked[queue], new);
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        });
+        if wanted {
+            driver.kick.write(1).unwrap();
+        }
+    }
+
+    /// Whether an interrupt says that there is something to look at. What comes from here on is told by another.
+    fn is_called(&mut self, queue: usize) -> bool {
+        let Some(strict) = &mut self.strict else { return true };
+        let calls = strict.bells[queue].load(Ordering::Acquire);
+        std::mem::replace(&mut strict.heard[queue], calls) != calls
+    }
+
+    /// Asks for an interrupt for what comes after `seen`; `false` if it has come already.
+    fn ask(&mut self, queue: usize) -> bool {
+        let driver = if queue == 0 { &self.rx } else { &self.tx };
+        let seen = if queue == 0 { driver.seen() } else { self.tx_reaped };
+        if self.strict.is_none() {
+            return true;
+        }
+        let event = GuestAddress(driver.queue.available + 4 + 2 * u64::from(QUEUE));
+        driver.memory.write_obj(seen, event).unwrap();
+        fence(Ordering::SeqCst);
+        let used: u16 = driver.memory.read_obj(GuestAddress(driver.queue.used + 2)).unwrap();
+        used == seen
+    }
+
+    fn reap(&mut self) {
+        if self.is_called(1) {
+            loop {
+                let used = GuestAddress(self.tx.queue.used + 2);
+                self.tx_reaped = self.tx.memory.read_obj(used).unwrap();
+                if self.ask(1) {
+                    return;
+                }
+            }
+        }
     }
 
     fn post(&mut self, slot: u16) {
@@ -117,8 +180,8 @@ impl Guest {
 
     /// Sends a packet, if the transmit queue has room.
     pub fn try_send(&mut self, header: &Header, data: &[u8]) -> bool {
-        let used: u16 = self.tx.memory.read_obj(GuestAddress(self.tx.queue.used + 2)).unwrap();
-        if self.tx_sent.wrapping_sub(used) >= TX_SLOTS {
+        self.reap();
+        if self.tx_sent.wrapping_sub(self.tx_reaped) >= TX_SLOTS {
             return false;
         }
         let slot = self.tx_sent % TX_SLOTS;
@@ -132,7 +195,7 @@ impl Guest {
         self.tx.memory.write_slice(&packet, GuestAddress(at)).unwrap();
         chain(&self.tx, slot * 8, at, &self.layout.parts(packet.len()), 0);
         self.tx.publish(slot * 8);
-        self.tx.kick.write(1).unwrap();
+        self.kick(1);
         true
     }
 
@@ -150,6 +213,16 @@ impl Guest {
 
     /// Collects what has come, gives the buffers back and kicks.
     pub fn receive(&mut self) -> &mut VecDeque<(Header, Vec<u8>)> {
+        if self.is_called(0) {
+            self.take();
+            while !self.ask(0) {
+                self.take();
+            }
+        }
+        &mut self.inbox
+    }
+
+    fn take(&mut self) {
         let used = self.rx.used();
         for (head, len) in &used {
             let slot = *head as u16 / self.per_chain;
@@ -163,9 +236,8 @@ impl Guest {
             self.post(slot);
         }
         if !used.is_empty() {
-            self.rx.kick.write(1).unwrap();
+            self.kick(0);
         }
-        &mut self.inbox
     }
 
     /// Offers a buffer for an event.
@@ -196,12 +268,21 @@ impl Guest {
 
     /// The device's ends, and how all of them reach the driver.
     pub fn setup(&self, queues: Vec<Queue>) -> Setup {
-        let signals = Signals::new("vsock", Box::new(self.rx.count.clone()));
+        let signals = match &self.strict {
+            None => Signals::new("vsock", Box::new(self.rx.count.clone())),
+            Some(strict) => Signals::new("vsock", Box::new(strict.bells.clone())),
+        };
         let kicks = [&self.rx, &self.tx, &self.event].map(|driver| driver.kick.clone());
         let rings = (0..).zip(queues).zip(kicks).map(|((index, queue), kick)| {
-            Ring::start(queue, index, &self.rx.memory, false, (kick, signals.clone()))
-                .map_err(|(_, error)| error)
-                .unwrap()
+            Ring::start(
+                queue,
+                index,
+                &self.rx.memory,
+                self.strict.is_some(),
+                (kick, signals.clone()),
+            )
+            .map_err(|(_, error)| error)
+            .unwrap()
         });
         Setup {
             memory: self.rx.memory.clone(),
@@ -214,6 +295,22 @@ impl Guest {
     pub fn count(&self) -> &Count {
         &self.rx.count
     }
+}
+
+/// Interrupts of each queue, and which of them the guest has heard; how far it had come at its last decision to kick.
+#[derive(Default)]
+struct Strict {
+    bells: Arc<[AtomicU32; 3]>,
+    heard: [u32; 3],
+    kicked: [u16; 2],
+}
+
+impl Interrupt for Arc<[AtomicU32; 3]> {
+    fn used(&self, queue: u16) {
+        self[usize::from(queue)].fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn config(&self) {}
 }
 
 fn chain(driver: &Driver, first: u16, at: u64, parts: &[usize], flags: u16) {

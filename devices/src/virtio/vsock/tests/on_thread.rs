@@ -29,7 +29,7 @@ fn much_data_each_way_on_several_connections() {
     let (connections, len) = (4_u32, (mib << 20) / 4);
     let (host, _, dialed) = host(0, Instant::now);
     let mut device = Vsock::new(3, host);
-    let mut guest = Guest::new(&memory(), Layout::Together);
+    let mut guest = Guest::strict(&memory(), Layout::Together);
     let io = IoThread::spawn("io").unwrap();
     let queues = guest.queues();
     let worker = device.start(guest.setup(queues)).unwrap().pop().unwrap();
@@ -66,7 +66,7 @@ fn much_data_each_way_on_several_connections() {
 fn a_thousand_programs_connect_at_once() {
     let (host, path, _) = host(0, Instant::now);
     let mut device = Vsock::new(3, host);
-    let mut guest = Guest::new(&memory(), Layout::Apart);
+    let mut guest = Guest::strict(&memory(), Layout::Apart);
     let io = IoThread::spawn("io").unwrap();
     let queues = guest.queues();
     let worker = device.start(guest.setup(queues)).unwrap().pop().unwrap();
