@@ -173,7 +173,6 @@ impl VsockWorker {
             EVENT => self.event_kicked()?,
             LISTENER => self.exchange.accept(watch),
             TIMER => {
-                let _ = self.timer.wait();
                 self.armed = None;
                 self.exchange.expire(watch);
                 self.report_overdue()?;
@@ -305,7 +304,11 @@ impl MutEventSubscriber for VsockWorker {
                 ring.watch(ops, data);
             }
         }
-        if let Err(error) = ops.add(Events::with_data(&self.timer, TIMER, EventSet::IN)) {
+        if let Err(error) = ops.add(Events::with_data(
+            &self.timer,
+            TIMER,
+            EventSet::IN | EventSet::EDGE_TRIGGERED,
+        )) {
             log::error!("vsock: cannot watch its timer: {error}");
         }
         self.exchange.watch_all(&mut Ops(ops));

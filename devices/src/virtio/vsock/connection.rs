@@ -162,9 +162,13 @@ impl Connection {
         }
     }
 
+    /// Packets of different threads of the guest may overtake each other, so what is older than what is known is not news.
     fn credit_of(&mut self, header: &Header) {
         self.guest_window = header.room;
-        self.guest_forwarded = header.forwarded;
+        let news = header.forwarded.wrapping_sub(self.guest_forwarded);
+        if news <= self.sent.wrapping_sub(self.guest_forwarded) {
+            self.guest_forwarded = header.forwarded;
+        }
     }
 
     /// Bytes that the guest may still send.
@@ -172,8 +176,7 @@ impl Connection {
         self.window.saturating_sub(self.received.wrapping_sub(self.forwarded))
     }
 
-    /// Bytes that the guest has room for. A guest that claims to have forwarded more than it got, or that has shrunk its
-    /// room, gets nothing.
+    /// Bytes that the guest has room for; none if it has shrunk its room below what is on its way.
     pub fn credit(&self) -> u32 {
         self.guest_window
             .saturating_sub(self.sent.wrapping_sub(self.guest_forwarded))

@@ -66,6 +66,8 @@ const MAX_REFUSALS: usize = 256;
 
 /// How long the guest may take to let go of a connection that the host has closed.
 const LINGER: Duration = Duration::from_secs(8);
+/// How long the guest may have no room before it is asked for the first time.
+const STALL: Duration = Duration::from_millis(200);
 /// How long a program may take over the last bytes of a connection without taking any.
 const DRAIN: Duration = Duration::from_secs(60);
 

@@ -55,8 +55,8 @@ pub struct Link {
     pub expects_answer: bool,
     /// Receive buffers that the next read shall fill.
     pub batch: usize,
-    /// The guest has no room, and is asked about it when that lasts.
-    pub stalled: bool,
+    /// The guest has no room, and is asked about it when that lasts: how often that was.
+    pub stalled: Option<u32>,
     /// The socket knows that the guest sends no more.
     pub ended: bool,
 }
@@ -70,7 +70,7 @@ impl Link {
             retry: false,
             expects_answer,
             batch: 1,
-            stalled: false,
+            stalled: None,
             ended: false,
         }
     }

@@ -122,6 +122,22 @@ fn counters_wrap() {
 }
 
 #[test]
+fn credit_that_was_overtaken_is_no_news() {
+    let mut connection = open();
+    connection.data(1000);
+    let told = |forwarded| Header {
+        forwarded,
+        ..packet(Op::CreditUpdate)
+    };
+    connection.packet(&told(800));
+    connection.packet(&told(300));
+    assert_eq!(connection.credit(), 800);
+    // More than it got.
+    connection.packet(&told(1001));
+    assert_eq!(connection.credit(), 800);
+}
+
+#[test]
 fn ends_are_told_once_and_after_the_response() {
     let mut connection = Connection::accept(3, PORTS, 100, &packet(Op::Request));
     connection.host_shutdown(Shutdown {

@@ -7,7 +7,7 @@ use super::{
         peer::{Link, Peer, Stage, is_transient},
         table::Token,
     },
-    Exchange, Watch,
+    Exchange, STALL, Watch,
 };
 use rustix::net::{SocketFlags, accept_with};
 use std::{
@@ -26,6 +26,9 @@ const RETRY: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Programs that are let in at once.
 const ACCEPTS: usize = 64;
+
+/// How often the time between two questions about the guest's room doubles.
+const MAX_DOUBLINGS: u32 = 8;
 
 const BUSY: &str = "ERROR the guest has as many connections as it can have\n";
 const SLOW: &str = "ERROR no CONNECT line came within 10 seconds\n";
@@ -225,8 +228,11 @@ impl Exchange {
             }
         } else if link.connection.told() == Shutdown::BOTH {
             link.connection.reset();
-        } else if link.stalled {
+        } else if let Some(asked) = &mut link.stalled {
+            *asked += 1;
+            let until = now + STALL * (1 << (*asked).min(MAX_DOUBLINGS));
             link.connection.ask_for_credit();
+            self.table.set_deadline(token, Some(until));
         }
         self.settle(token, watch);
     }

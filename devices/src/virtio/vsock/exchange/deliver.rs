@@ -6,13 +6,12 @@ use super::{
         peer::{Stage, is_transient},
         table::Token,
     },
-    Exchange, LINGER, Watch,
+    Exchange, LINGER, STALL, Watch,
 };
 use crate::virtio::{
     chain::Chain,
     queue::{Ring, RingError},
 };
-use std::time::Duration;
 
 /// Bytes that one connection may send to the guest before it is another one's turn.
 const QUANTUM: usize = 64 << 10;
@@ -20,8 +19,6 @@ const QUANTUM: usize = 64 << 10;
 const TURNS: usize = 8;
 /// Receive buffers that one system call fills at most.
 const MAX_BATCH: usize = 32;
-/// How long the guest may have no room before it is asked.
-const STALL: Duration = Duration::from_millis(200);
 
 /// How far delivery has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,13 +113,14 @@ impl Exchange {
             }
             let credit = connection.credit() as usize;
             if credit == 0 {
-                if !std::mem::replace(&mut link.stalled, true) {
+                if link.stalled.is_none() {
+                    link.stalled = Some(0);
                     let until = self.now() + STALL;
                     self.table.set_deadline(token, Some(until));
                 }
                 return Ok(Turn::Done);
             }
-            if std::mem::take(&mut link.stalled) {
+            if link.stalled.take().is_some() {
                 self.table.set_deadline(token, None);
                 continue;
             }
@@ -146,7 +144,7 @@ impl Exchange {
         let Some(peer) = self.table.get(token) else { return };
         let Stage::Linked(link) = &mut peer.stage else { return };
         if link.connection.told() == Shutdown::BOTH {
-            link.stalled = false;
+            link.stalled = None;
             Self::close(peer, watch);
             self.table.set_deadline(token, Some(until));
         }
