@@ -51,6 +51,7 @@ fn guest() {
     if !inside::is_inside() {
         return;
     }
+    allow_many_files();
     serve(ECHO);
     let control = connect(HOST, CONTROL).unwrap();
     let mut answers = control.try_clone().unwrap();
@@ -140,6 +141,16 @@ fn read_pattern(mut stream: UnixStream) -> thread::JoinHandle<Option<usize>> {
             }
         }
     })
+}
+
+/// A thousand connections are more than the usual limit allows, on either side.
+fn allow_many_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
 }
 
 struct Machine {
@@ -244,12 +255,7 @@ fn host_and_guest_talk() {
     if inside::is_inside() {
         return;
     }
-    let limit = getrlimit(Resource::Nofile);
-    let all = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, all).unwrap();
+    allow_many_files();
     let mut machine = Machine::start();
     streams_go_both_ways(&mut machine);
     refusals_are_told(&mut machine);
