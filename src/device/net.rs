@@ -1,10 +1,10 @@
 //! Network cards: TAP interfaces, user-mode networks, and sockets between two VMs.
-use super::{Backend, DeviceError, Handle};
+use super::{Backend, DeviceError, Handle, limiter};
 use crate::{
     board::Board,
     config::spec::{NetBackend, NetSpec},
 };
-use coracle_devices::virtio::net::{self, NetSettings, link::Link, port::Port, tap::Tap, tap::TapError};
+use coracle_devices::virtio::net::{self, NetLimits, NetSettings, link::Link, port::Port, tap::Tap, tap::TapError};
 use std::{io, path::PathBuf, sync::Arc};
 
 mod passt;
@@ -42,6 +42,7 @@ pub(super) struct Net {
     id: String,
     settings: NetSettings,
     ports: Vec<Port>,
+    limits: NetLimits,
     link: Link,
     /// What keeps the other end there.
     _keeper: Option<Keeper>,
@@ -68,6 +69,10 @@ impl Net {
                 offloads: spec.offloads,
             },
             ports,
+            limits: NetLimits {
+                receive: limiter(&spec.receive_limits),
+                transmit: limiter(&spec.transmit_limits),
+            },
             link,
             _keeper: keeper,
         })
@@ -93,7 +98,7 @@ fn connect(spec: &NetSpec, link: &Link) -> Result<(Vec<Port>, Option<Keeper>), N
 
 impl Backend for Net {
     fn plug(&self, board: &mut Board<'_>) -> Result<(), DeviceError> {
-        let card = net::Net::new(self.ports.clone(), self.settings, &self.link);
+        let card = net::Net::new(self.ports.clone(), self.settings, &self.link).with_limits(self.limits.clone());
         let threads = vec![board.io_thread()?];
         Ok(board.virtio(&self.id, card, threads)?)
     }

@@ -9,7 +9,12 @@
 //! never block. A byte of a packet is moved once, by the system call between guest memory and the port. A port that
 //! fails loses packets, as a cable does; only a broken ring stops the device.
 use super::{EventOps, Events, MutEventSubscriber, Setup, VirtioDevice, config_space::ConfigSpace, queue::Ring};
-use std::{io, sync::Arc};
+use crate::rate_limiter::{RateLimiter, Throttle};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 mod control;
 mod filter;
@@ -28,7 +33,9 @@ use control::Control;
 use link::Link;
 use pair::Pair;
 use port::Port;
+use receive::Receiver;
 use shared::Shared;
+use transmit::Transmitter;
 
 /// Bytes of `struct virtio_net_hdr_v1` before each frame (§5.1.6).
 pub const HEADER: usize = 12;
@@ -116,6 +123,15 @@ impl Default for NetSettings {
     }
 }
 
+/// Limits on what passes, over all queues; clones are the same limits.
+#[derive(Debug, Clone, Default)]
+pub struct NetLimits {
+    /// On what the driver receives.
+    pub receive: Arc<Mutex<RateLimiter>>,
+    /// On what it sends.
+    pub transmit: Arc<Mutex<RateLimiter>>,
+}
+
 /// The device before, between and after drivers.
 #[derive(Debug)]
 pub struct Net {
@@ -124,6 +140,7 @@ pub struct Net {
     sizes: Vec<u16>,
     config: Arc<ConfigSpace>,
     shared: Arc<Shared>,
+    limits: NetLimits,
     /// Whether the next start is that of a new driver.
     fresh: bool,
     /// Rings that the driver has enabled and that nobody serves.
@@ -155,9 +172,16 @@ impl Net {
             config,
             shared: Arc::new(Shared::new(settings.mac, link.clone())),
             settings,
+            limits: NetLimits::default(),
             fresh: true,
             idle: Vec::new(),
         }
+    }
+
+    /// The same card with limits.
+    #[must_use]
+    pub fn with_limits(self, limits: NetLimits) -> Self {
+        Self { limits, ..self }
     }
 
     fn pairs(&self) -> u16 {
@@ -224,13 +248,15 @@ impl VirtioDevice for Net {
             };
             wakes.push(receive.kick().clone());
             let limits = offload::Limits::new(setup.features, self.settings.mtu);
-            let rings = (receive, transmit);
-            workers.push(NetWorker::Pair(Box::new(Pair::new(
+            let receiver = Receiver::new(receive, self.shared.clone(), limits);
+            let transmitter = Transmitter::new(transmit, self.shared.clone());
+            let pair = Pair::new(
                 index,
-                rings,
+                receiver.throttled(Throttle::new(&self.limits.receive, Instant::now)?),
+                transmitter.throttled(Throttle::new(&self.limits.transmit, Instant::now)?),
                 port.clone(),
-                (self.shared.clone(), limits),
-            ))));
+            );
+            workers.push(NetWorker::Pair(Box::new(pair)));
         }
         self.idle.append(&mut setup.rings);
         self.shared.attach(wakes);

@@ -47,8 +47,8 @@ pub(super) fn network(interfaces: &[NetworkInterface]) -> Result<Vec<DeviceSpec>
             }
         };
         let queue_pairs = queue_pairs(&at, interface)?;
-        rate_limiter(&join(&at, "rx_rate_limiter"), interface.rx_rate_limiter.as_ref())?;
-        rate_limiter(&join(&at, "tx_rate_limiter"), interface.tx_rate_limiter.as_ref())?;
+        let receive_limits = rate_limiter(&join(&at, "rx_rate_limiter"), interface.rx_rate_limiter.as_ref())?;
+        let transmit_limits = rate_limiter(&join(&at, "tx_rate_limiter"), interface.tx_rate_limiter.as_ref())?;
         specs.push(DeviceSpec::Net(NetSpec {
             id: interface.iface_id.clone(),
             backend,
@@ -56,6 +56,8 @@ pub(super) fn network(interfaces: &[NetworkInterface]) -> Result<Vec<DeviceSpec>
             mtu,
             queue_pairs,
             offloads: interface.offloads.unwrap_or(true),
+            receive_limits,
+            transmit_limits,
         }));
     }
     Ok(specs)

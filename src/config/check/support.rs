@@ -98,7 +98,7 @@ fn services(config: &VmConfig) -> [Gap; 3] {
     ]
 }
 
-fn devices(config: &VmConfig) -> [Gap; 4] {
+fn devices(config: &VmConfig) -> [Gap; 2] {
     let gap = |path, asked, lack, remedy| Gap {
         path,
         asked,
@@ -106,7 +106,6 @@ fn devices(config: &VmConfig) -> [Gap; 4] {
         remedy,
     };
     let boot = "Remove the key, and boot from an initrd or a kernel bundle";
-    let network = &config.network_interfaces;
     let hotplug = config.memory_hotplug.as_ref();
     [
         gap(
@@ -114,18 +113,6 @@ fn devices(config: &VmConfig) -> [Gap; 4] {
             not_empty(&config.pmem),
             "has no persistent memory devices",
             boot,
-        ),
-        gap(
-            "network-interfaces.rx_rate_limiter",
-            network.iter().find_map(|card| set(card.rx_rate_limiter.as_ref())),
-            "does not limit packets",
-            REMOVE,
-        ),
-        gap(
-            "network-interfaces.tx_rate_limiter",
-            network.iter().find_map(|card| set(card.tx_rate_limiter.as_ref())),
-            "does not limit packets",
-            REMOVE,
         ),
         gap(
             "memory-hotplug",

@@ -1,4 +1,5 @@
 //! Network cards that can be built. Data alone, like all of a spec.
+use super::devices::LimitsSpec;
 use std::{net::IpAddr, path::PathBuf};
 
 /// A network card.
@@ -16,6 +17,10 @@ pub struct NetSpec {
     pub queue_pairs: u16,
     /// Whether packets may cross without checksums and larger than the MTU.
     pub offloads: bool,
+    /// Limits on what the guest receives, over all queues; operations are packets.
+    pub receive_limits: LimitsSpec,
+    /// Limits on what it sends.
+    pub transmit_limits: LimitsSpec,
 }
 
 /// What a card is connected to.

@@ -258,7 +258,8 @@ fn a_logger_says_all_it_can() {
 fn network_cards_are_connected_as_told() {
     let cards = with(
         r#""network-interfaces": [
-            {"iface_id": "a", "host_dev_name": "tap0", "guest_mac": "06:00:AC:10:00:02", "mtu": 68, "queue_pairs": 2},
+            {"iface_id": "a", "host_dev_name": "tap0", "guest_mac": "06:00:AC:10:00:02", "mtu": 68, "queue_pairs": 2,
+             "tx_rate_limiter": {"ops": {"size": 5, "refill_time": 1000}}},
             {"iface_id": "b", "passt": {"tcp": ["80", "::1/22:2222"], "udp": ["53:5353"]}, "offloads": false},
             {"iface_id": "c", "socket": {"path": "s"}}]"#,
     )
@@ -270,6 +271,8 @@ fn network_cards_are_connected_as_told() {
         mtu: None,
         queue_pairs: 1,
         offloads: true,
+        receive_limits: LimitsSpec::default(),
+        transmit_limits: LimitsSpec::default(),
     };
     let forward = |address: Option<&str>, host, guest| Forward {
         address: address.map(|text| text.parse().unwrap()),
@@ -281,6 +284,14 @@ fn network_cards_are_connected_as_told() {
             mac: Some([6, 0, 0xac, 0x10, 0, 2]),
             mtu: Some(68),
             queue_pairs: 2,
+            transmit_limits: LimitsSpec {
+                bandwidth: None,
+                ops: Some(BucketSpec {
+                    size: 5,
+                    one_time_burst: 0,
+                    refill_time: Duration::from_secs(1),
+                }),
+            },
             ..card("a", NetBackend::Tap("tap0".into()))
         },
         NetSpec {

@@ -5,16 +5,11 @@ use super::{
         EventOps, EventSet, Events,
         queue::{Ring, RingError},
     },
-    offload::Limits,
     port::Port,
     receive::{Receiver, Round},
-    shared::Shared,
     transmit::Transmitter,
 };
-use std::{
-    os::fd::{AsRawFd, RawFd},
-    sync::Arc,
-};
+use std::os::fd::{AsRawFd, RawFd};
 
 /// What an event is about.
 const RECEIVE: u32 = 0;
@@ -34,17 +29,12 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub(super) fn new(
-        index: u16,
-        (receive, transmit): (Ring, Ring),
-        port: Port,
-        (shared, limits): (Arc<Shared>, Limits),
-    ) -> Self {
+    pub(super) fn new(index: u16, receiver: Receiver, transmitter: Transmitter, port: Port) -> Self {
         Self {
             index,
             port,
-            receiver: Receiver::new(receive, shared.clone(), limits),
-            transmitter: Transmitter::new(transmit, shared),
+            receiver,
+            transmitter,
             watched: None,
             round: Round::Starved,
         }
@@ -58,6 +48,13 @@ impl Pair {
     pub(super) fn init(&mut self, ops: &mut EventOps) {
         self.receiver.ring().watch(ops, RECEIVE);
         self.transmitter.ring().watch(ops, TRANSMIT);
+        for (timer, data) in [(self.receiver.timer(), RECEIVE), (self.transmitter.timer(), TRANSMIT)] {
+            let Some(fd) = timer else { continue };
+            let events = Events::with_data_raw(fd, data, EventSet::IN | EventSet::EDGE_TRIGGERED);
+            if let Err(error) = ops.add(events) {
+                log::error!("network: cannot watch a timer, so a limit may hold packets up: {error}");
+            }
+        }
         self.port.notify(Some(self.receiver.ring().kick().clone()));
         // A driver may have made buffers available before it said that it is ready.
         self.port.renew();

@@ -13,7 +13,13 @@ use super::{
     port::Port,
     shared::Shared,
 };
-use std::{collections::VecDeque, io, sync::Arc};
+use crate::rate_limiter::Throttle;
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsRawFd, RawFd},
+    sync::Arc,
+};
 
 /// Packets that are received before the others on this thread have their turn.
 const BATCH: u32 = 64;
@@ -27,6 +33,8 @@ pub(super) enum Round {
     Waiting,
     /// The driver has given no room: only its kick helps.
     Starved,
+    /// A limit is reached: a timer tells when to go on.
+    Limited,
     /// The port fails: it is asked again at the driver's next kick.
     Failing,
 }
@@ -47,6 +55,7 @@ pub(super) struct Receiver {
     last: u32,
     rounds: u32,
     complained: bool,
+    throttle: Option<Throttle>,
 }
 
 impl Receiver {
@@ -62,7 +71,18 @@ impl Receiver {
             last: 0,
             rounds: 0,
             complained: false,
+            throttle: None,
         }
+    }
+
+    /// The same with a limit.
+    pub(super) fn throttled(self, throttle: Option<Throttle>) -> Self {
+        Self { throttle, ..self }
+    }
+
+    /// What tells that a limit allows more.
+    pub(super) fn timer(&self) -> Option<RawFd> {
+        self.throttle.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     pub(super) fn ring(&self) -> &Ring {
@@ -95,8 +115,18 @@ impl Receiver {
             if !self.prepare()? {
                 break Round::Starved;
             }
+            // How large the packet is shows when it is here: it is paid for then, and the next one waits.
+            if self.throttle.as_mut().is_some_and(|throttle| !throttle.admit(1, 1)) {
+                break Round::Limited;
+            }
             match port.receive(&mut self.room) {
-                Ok(len) => self.take(len.unwrap_or_default(), port)?,
+                Ok(len) => {
+                    let len = len.unwrap_or_default();
+                    if let Some(throttle) = &self.throttle {
+                        throttle.spend(0, len.saturating_sub(HEADER + 1) as u64);
+                    }
+                    self.take(len, port)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Round::Waiting,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => break self.complain(&error)?,

@@ -23,6 +23,7 @@ use std::{
 use tap::Tap;
 
 mod hostile;
+mod limits;
 mod wires;
 
 const ALL: u64 = u64::MAX;
@@ -80,6 +81,10 @@ impl Bench {
     }
 
     fn on(port: Port, features: u64) -> Self {
+        Self::limited(port, features, NetLimits::default())
+    }
+
+    fn limited(port: Port, features: u64, limits: NetLimits) -> Self {
         let memory = memory();
         let link = Link::default();
         let settings = NetSettings {
@@ -90,7 +95,7 @@ impl Bench {
             receive: Driver::at(memory.clone(), 64, 0),
             transmit: Driver::at(memory.clone(), 64, 0x80000),
             control: Driver::at(memory, 4, 0x78000),
-            net: Net::new(vec![port], settings, &link),
+            net: Net::new(vec![port], settings, &link).with_limits(limits),
             link,
             workers: Vec::new(),
             thread: IoThread::spawn("test").unwrap(),

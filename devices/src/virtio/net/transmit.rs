@@ -9,14 +9,28 @@ use super::{
     shared::Shared,
     wire::Sent,
 };
-use std::sync::Arc;
+use crate::rate_limiter::Throttle;
+use std::{
+    os::fd::{AsRawFd, RawFd},
+    sync::Arc,
+};
 
-/// The transmit queue, and the packet that the port did not take yet.
+/// What a packet waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// The port, which may have a part of it.
+    Port,
+    /// A limit.
+    Limit,
+}
+
+/// The transmit queue, and the packet that waits.
 #[derive(Debug)]
 pub(super) struct Transmitter {
     ring: Ring,
     shared: Arc<Shared>,
-    waiting: Option<Chain>,
+    waiting: Option<(Chain, Wait)>,
+    throttle: Option<Throttle>,
 }
 
 impl Transmitter {
@@ -25,7 +39,18 @@ impl Transmitter {
             ring,
             shared,
             waiting: None,
+            throttle: None,
         }
+    }
+
+    /// The same with a limit.
+    pub(super) fn throttled(self, throttle: Option<Throttle>) -> Self {
+        Self { throttle, ..self }
+    }
+
+    /// What tells that a limit allows more.
+    pub(super) fn timer(&self) -> Option<RawFd> {
+        self.throttle.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     pub(super) fn ring(&self) -> &Ring {
@@ -34,7 +59,7 @@ impl Transmitter {
 
     /// Gives the ring back. A packet that waits for the port is available again, unless a part of it is out.
     pub(super) fn stop(mut self, port: &Port) -> Ring {
-        if let Some(mut chain) = self.waiting.take() {
+        if let Some((mut chain, _)) = self.waiting.take() {
             if !port.finish(&mut chain.readable) {
                 self.ring.unpop(chain);
             } else if let Err(error) = self.ring.push(chain, 0).and_then(|()| self.ring.signal()) {
@@ -46,7 +71,9 @@ impl Transmitter {
 
     /// Gives up the packet that waits for a port which is replaced.
     pub(super) fn forget(&mut self) -> Result<(), RingError> {
-        self.waiting.take().map_or(Ok(()), |chain| self.ring.push(chain, 0))
+        self.waiting
+            .take()
+            .map_or(Ok(()), |(chain, _)| self.ring.push(chain, 0))
     }
 
     pub(super) fn fail(&mut self, error: &RingError) {
@@ -55,7 +82,7 @@ impl Transmitter {
 
     /// Whether a packet waits until the port is writable.
     pub(super) fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+        matches!(self.waiting, Some((_, Wait::Port)))
     }
 
     /// Sends all that the driver has made available, and interrupts it once if it wants to know. Returns after twice the
@@ -65,12 +92,16 @@ impl Transmitter {
         self.ring.disable_kicks()?;
         loop {
             let next = match self.waiting.take() {
-                Some(chain) => Some(chain),
-                None => self.ring.pop()?,
+                None => self.ring.pop()?.map(|chain| (chain, Wait::Limit)),
+                waiting => waiting,
             };
-            if let Some(mut chain) = next {
+            if let Some((mut chain, wait)) = next {
+                if wait == Wait::Limit && !self.admit(&chain) {
+                    self.waiting = Some((chain, Wait::Limit));
+                    break;
+                }
                 if self.send(&mut chain, port)? == Sent::Later {
-                    self.waiting = Some(chain);
+                    self.waiting = Some((chain, Wait::Port));
                     break;
                 }
                 self.ring.push(chain, 0)?;
@@ -85,6 +116,12 @@ impl Transmitter {
             }
         }
         self.ring.signal()
+    }
+
+    /// Whether the limit lets the packet go, which then has paid.
+    fn admit(&mut self, chain: &Chain) -> bool {
+        let bytes = chain.readable.len().saturating_sub(HEADER) as u64;
+        self.throttle.as_mut().is_none_or(|throttle| throttle.admit(1, bytes))
     }
 
     fn send(&self, chain: &mut Chain, port: &Port) -> Result<Sent, RingError> {
