@@ -6,8 +6,9 @@
 )]
 use super::{AgentError, step};
 use rustix::{
-    mount::{MountFlags, mount},
+    mount::{MountFlags, mount, mount_bind, mount_move},
     net::{AddressFamily, SocketType, socket},
+    process::{chdir, chroot},
     system::{RebootCommand, finit_module, reboot},
 };
 use std::{
@@ -35,6 +36,7 @@ const MOUNTS: &[(&str, &str, &str, &str, bool)] = &[
 
 /// Mounts the file systems that commands expect.
 pub(super) fn mount_all() -> Result<(), AgentError> {
+    leave_rootfs().map_err(step("make the root file system a mount of its own"))?;
     for &(source, target, kind, options, dispensable) in MOUNTS {
         let _ = fs::create_dir_all(target);
         // What the initial file system brought along must stay in sight.
@@ -58,6 +60,17 @@ pub(super) fn mount_all() -> Result<(), AgentError> {
     ] {
         let _ = symlink(target, link);
     }
+    Ok(())
+}
+
+/// Puts a mount of the initial file system over it. Programs that change their root with `pivot_root`, to lock themselves
+/// in, cannot do so from the initial file system itself.
+fn leave_rootfs() -> io::Result<()> {
+    mount_bind("/", "/mnt")?;
+    chdir("/mnt")?;
+    mount_move(".", "/")?;
+    chroot(".")?;
+    chdir("/")?;
     Ok(())
 }
 
