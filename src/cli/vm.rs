@@ -11,6 +11,7 @@ use coracle::{
     host::{HostArch, HostChoice, RawTerminal},
     vm::Vm,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH},
     iterator::Signals,
@@ -171,6 +172,7 @@ impl Run {
             return Err(Failure::new(exit::BAD_ARGUMENTS, text));
         }
         logger::install(spec.logger.as_ref(), self.log_level)?;
+        allow_many_files();
         // Before the console: from its raw mode on, a signal must find someone who restores the terminal.
         let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGWINCH])?;
         let vm = Arc::new(builder::build(spec).map_err(|error| Failure::new(exit::code_of(&error), error))?);
@@ -296,6 +298,18 @@ impl SignalStop {
             SIGHUP => Some(156),
             signal => u8::try_from(128 + signal).ok(),
         }
+    }
+}
+
+/// Each vsock connection is an open file, and the usual limit of 1024 is less than a guest may have.
+fn allow_many_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::debug!("the limit of open files stays as it is: {error}");
     }
 }
 

@@ -75,10 +75,10 @@ impl Backend for Vsock {
 impl Drop for Vsock {
     fn drop(&mut self) {
         let Ok(_lock) = lock(&self.path) else { return };
-        if identity(&self.path).is_ok_and(|found| found == self.identity) {
-            if let Err(error) = fs::remove_file(&self.path) {
-                log::warn!("cannot remove the socket {}: {error}", self.path.display());
-            }
+        if identity(&self.path).is_ok_and(|found| found == self.identity)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            log::warn!("cannot remove the socket {}: {error}", self.path.display());
         }
     }
 }
