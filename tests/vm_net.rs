@@ -247,7 +247,7 @@ fn two_vms_meet_at_a_socket_and_see_each_other_go() {
     );
     let first = Run::guest(&["--net", &net(",listen")], &script).start();
     first.wait_for("READY");
-    let script = format!("{UP}{carrier} up 10.9.9.2/24; carrier 1; sleep 2; fetch 10.9.9.1 5001 5002");
+    let script = format!("{UP}{carrier}\n up 10.9.9.2/24; carrier 1; sleep 2; fetch 10.9.9.1 5001 5002");
     let second = Run::guest(&["--net", &net("")], &script).end().code(0);
     Run::guest(&["--net", &net("")], "sleep 3").end().code(0);
     let first = first.end().code(0).shows("CARRIER 0").shows("AGAIN");
