@@ -5,9 +5,10 @@
     reason = "a test fails by panicking"
 )]
 use super::{
-    Interrupt, Signals,
+    Interrupt, MutEventSubscriber, Signals,
     queue::{Queue, Ring},
 };
+use event_manager::{EventManager, SubscriberId, SubscriberOps};
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering},
@@ -196,5 +197,36 @@ impl Driver {
         let mut bytes = vec![0; len];
         self.memory.read_slice(&mut bytes, GuestAddress(at)).unwrap();
         bytes
+    }
+}
+
+/// An event loop on the calling thread, which runs workers when it is told to.
+pub struct Turns<W> {
+    events: EventManager<W>,
+    workers: Vec<SubscriberId>,
+}
+
+impl<W: MutEventSubscriber> Turns<W> {
+    /// Starts the workers.
+    pub fn new(workers: Vec<W>) -> Self {
+        let mut events = EventManager::new().unwrap();
+        let workers = workers
+            .into_iter()
+            .map(|worker| events.add_subscriber(worker))
+            .collect();
+        Self { events, workers }
+    }
+
+    /// Answers the events that are there.
+    pub fn turn(&mut self) {
+        self.events.run_with_timeout(0).unwrap();
+    }
+
+    /// Takes the workers home.
+    pub fn end(mut self) -> Vec<W> {
+        self.workers
+            .into_iter()
+            .map(|worker| self.events.remove_subscriber(worker).unwrap())
+            .collect()
     }
 }
