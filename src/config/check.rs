@@ -45,10 +45,7 @@ pub fn check(config: &raw::VmConfig) -> Result<VmSpec, ConfigError> {
         vcpus,
         memory,
         serial,
-        virtio_transport: match config.machine_config.virtio_transport {
-            None | Some(raw::VirtioTransport::Mmio) => spec::VirtioTransport::Mmio,
-            Some(raw::VirtioTransport::Pci) => spec::VirtioTransport::Pci,
-        },
+        virtio_transport: transport(config),
         console,
         devices,
         on_reboot: match config.on_reboot {
@@ -111,6 +108,16 @@ fn boot(boot: &raw::BootSource) -> Result<spec::BootSpec, ConfigError> {
             Some(raw::Protocol::Pvh) => spec::Protocol::Pvh,
         },
     })
+}
+
+/// How the guest reaches virtio devices: what measured better overall, unless its kernel is told to leave PCI alone.
+fn transport(config: &raw::VmConfig) -> spec::VirtioTransport {
+    let args = config.boot_source.boot_args.as_deref().unwrap_or_default();
+    match config.machine_config.virtio_transport {
+        Some(raw::VirtioTransport::Mmio) => spec::VirtioTransport::Mmio,
+        None if args.split_whitespace().any(|arg| arg == "pci=off") => spec::VirtioTransport::Mmio,
+        None | Some(raw::VirtioTransport::Pci) => spec::VirtioTransport::Pci,
+    }
 }
 
 /// The kernel command line: printable ASCII, as nothing else survives every boot protocol.

@@ -161,7 +161,7 @@ pub struct MachineConfig {
     pub track_dirty_pages: bool,
     /// Which host pages back guest memory; without it "Transparent".
     pub huge_pages: Option<HugePages>,
-    /// How the guest reaches virtio devices; without it "Mmio".
+    /// How the guest reaches virtio devices; without it "Pci", unless the command line has pci=off.
     pub virtio_transport: Option<VirtioTransport>,
     /// One of Firecracker's static CPU templates, which it has deprecated.
     pub cpu_template: Option<CpuTemplate>,

@@ -36,9 +36,9 @@ pub struct VmSpec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum VirtioTransport {
     /// By a window of registers and an interrupt line each.
-    #[default]
     Mmio,
     /// As functions on a PCI bus, with MSI-X.
+    #[default]
     Pci,
 }
 

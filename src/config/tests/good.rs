@@ -135,9 +135,15 @@ fn the_transport_is_as_asked() {
         ))
         .virtio_transport
     };
-    assert_eq!(transport("null"), VirtioTransport::Mmio);
+    assert_eq!(transport("null"), VirtioTransport::Pci);
     assert_eq!(transport(r#""Mmio""#), VirtioTransport::Mmio);
     assert_eq!(transport(r#""Pci""#), VirtioTransport::Pci);
+    let without = |args: &str| {
+        let boot = format!(r#"{{"boot-source": {{"kernel_image_path": "k", "boot_args": "{args}"}}}}"#);
+        parse(&boot).unwrap().virtio_transport
+    };
+    assert_eq!(without("quiet pci=off"), VirtioTransport::Mmio);
+    assert_eq!(without("quiet pci=noearly"), VirtioTransport::Pci);
 }
 
 #[test]
