@@ -177,7 +177,7 @@ fn parallel_writes_to_one_cluster_all_arrive() {
 }
 
 #[test]
-fn a_failed_sync_is_tried_again() {
+fn a_sync_leaves_no_page_dirty() {
     let bench = Bench::new();
     let overlay = bench.open();
     let mut expected = pattern(LEN, 1);
