@@ -44,9 +44,9 @@ fn config(folder: &Folder, script: &str, drives: &[String], vcpus: u32) -> PathB
     let script = drive("script", &folder.join("script"), r#", "is_read_only": true"#);
     let config = folder.join("vm.json");
     let text = format!(
-        r#"{{"boot-source": {{"kernel_bundle": {:?}, "command": ["sh", "/dev/vda"]}},
+        r#"{{"boot-source": {{"kernel_bundle": "{}", "command": ["sh", "/dev/vda"]}},
             "machine-config": {{"vcpu_count": {vcpus}, "mem_size_mib": 256}}, "drives": [{script}, {}]}}"#,
-        bundle(),
+        bundle().display(),
         drives.join(", ")
     );
     fs::write(&config, text).unwrap();
@@ -54,8 +54,33 @@ fn config(folder: &Folder, script: &str, drives: &[String], vcpus: u32) -> PathB
 }
 
 fn drive(id: &str, path: &Path, more: &str) -> String {
-    format!(r#"{{"drive_id": "{id}", "is_root_device": false, "path_on_host": {path:?}{more}}}"#)
+    let path = path.display();
+    format!(r#"{{"drive_id": "{id}", "is_root_device": false, "path_on_host": "{path}"{more}}}"#)
 }
+
+/// Fills a file system on each disk, checks it, and reads everything again.
+const EVERY_KIND: &str = r#"
+        dd if=$(dev tools) of=/e2fsck bs=64k 2>/dev/null; chmod +x /e2fsck
+        dd if=/dev/urandom of=/seed bs=64k count=24 2>/dev/null
+        modes="sync async unsafe queues device concat striped overlay"
+        fill() {
+            mkdir -p /mnt/$1; mount -t ext4 $2 /mnt/$1 || return
+            for i in 1 2; do (cat /seed; echo $1 $i) > /mnt/$1/file$i; done
+            for i in $(seq 30); do echo $1 $i > /mnt/$1/small$i; done
+            rm /mnt/$1/small1*; (cd /mnt/$1 && md5sum file* small*) > /sum.$1; umount /mnt/$1
+        }
+        for m in $modes; do fill $m $(dev $m) & done; wait
+        echo 3 > /proc/sys/vm/drop_caches
+        for m in $modes; do
+            d=$(dev $m); /e2fsck -fn $d > /out.$m 2>&1; echo "FSCK $m $?"
+            mount -t ext4 -o ro $d /mnt/$m && (cd /mnt/$m && md5sum -cs /sum.$m && echo "SUM $m $(wc -l < /sum.$m)")
+            umount /mnt/$m
+        done
+        d=$(dev direct); dd if=/seed of=$d bs=64k 2>/dev/null; sync; echo 3 > /proc/sys/vm/drop_caches
+        dd if=$d bs=4k count=384 2>/dev/null | cmp - /seed && echo "SUM direct"
+        mount -t ext4 $(dev sync) /mnt/sync; fstrim /mnt/sync && echo "TRIM done"; umount /mnt/sync
+        dd if=/seed of=$(dev tools) bs=512 count=1 conv=fsync 2>/dev/null || echo "TOOLS read only"
+        blockdev --getsize64 $(dev striped)"#;
 
 fn sh(command: &str) {
     let status = Command::new("sh").args(["-ec", command]).status().unwrap();
@@ -172,29 +197,7 @@ fn a_file_system_lives_on_every_kind_of_disk() {
         ),
         drive("direct", &at("mnt/direct"), r#", "direct_io": true"#),
     ];
-    let script = r#"
-        dd if=$(dev tools) of=/e2fsck bs=64k 2>/dev/null; chmod +x /e2fsck
-        dd if=/dev/urandom of=/seed bs=64k count=24 2>/dev/null
-        modes="sync async unsafe queues device concat striped overlay"
-        fill() {
-            mkdir -p /mnt/$1; mount -t ext4 $2 /mnt/$1 || return
-            for i in 1 2; do (cat /seed; echo $1 $i) > /mnt/$1/file$i; done
-            for i in $(seq 30); do echo $1 $i > /mnt/$1/small$i; done
-            rm /mnt/$1/small1*; (cd /mnt/$1 && md5sum file* small*) > /sum.$1; umount /mnt/$1
-        }
-        for m in $modes; do fill $m $(dev $m) & done; wait
-        echo 3 > /proc/sys/vm/drop_caches
-        for m in $modes; do
-            d=$(dev $m); /e2fsck -fn $d > /out.$m 2>&1; echo "FSCK $m $?"
-            mount -t ext4 -o ro $d /mnt/$m && (cd /mnt/$m && md5sum -cs /sum.$m && echo "SUM $m $(wc -l < /sum.$m)")
-            umount /mnt/$m
-        done
-        d=$(dev direct); dd if=/seed of=$d bs=64k 2>/dev/null; sync; echo 3 > /proc/sys/vm/drop_caches
-        dd if=$d bs=4k count=384 2>/dev/null | cmp - /seed && echo "SUM direct"
-        mount -t ext4 $(dev sync) /mnt/sync; fstrim /mnt/sync && echo "TRIM done"; umount /mnt/sync
-        dd if=/seed of=$(dev tools) bs=512 count=1 conv=fsync 2>/dev/null || echo "TOOLS read only"
-        blockdev --getsize64 $(dev striped)"#;
-    let config = config(&folder, script, &drives, 1);
+    let config = config(&folder, EVERY_KIND, &drives, 1);
     let mut ended = Run::new(["vm", "run"]).arg(&config).end().code(0);
     for mode in [
         "sync", "async", "unsafe", "queues", "device", "concat", "striped", "overlay",
