@@ -68,11 +68,15 @@ fn follow(trial: &Trial, vmm: &mut Vmm, console: &mut Console) -> Outcome<Answer
         ..Answer::default()
     };
     let (mut begin, mut end, mut empty) = (0, 0, None);
+    let mut last = String::new();
     loop {
-        let (lines, came) = console.lines(LIMIT_MS)?;
+        let (lines, came) = console
+            .lines(LIMIT_MS)
+            .map_err(|error| format!("after {last:?}: {error}"))?;
         // The kernel may have left a line open.
         for line in lines.lines().filter_map(|line| line.get(line.find('@')?..)) {
             let line = line.trim_end();
+            last = format!("step {}, {line}", answer.steps.len());
             if line == BEGIN {
                 begin = exits(vmm)?;
                 vmm.type_line()?;
