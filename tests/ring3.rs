@@ -1,5 +1,11 @@
 //! The guest of the queue benchmarks does on this machine's KVM what it is ordered to.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 use coracle::{
     builder::build,
     config::{
@@ -89,7 +95,7 @@ fn both_engines_of_a_disk_give_back_the_sectors_asked_for() {
         let text = answer(&folder, &devices, &order);
         assert_eq!(Report::parse(&text).map(|report| report.requests), Ok(200), "{engine}");
 
-        fs::write(&disk, [0; 1 << 20]).unwrap();
+        fs::write(&disk, vec![0; 1 << 20]).unwrap();
         let text = answer(&folder, &devices, &order);
         assert_eq!(text, "the disk answers with other bytes than those asked for");
     }

@@ -16,18 +16,18 @@ pub(crate) fn make(folder: &Path, write: bool) -> Outcome<PathBuf> {
     if write && path.exists() {
         fs::remove_file(&path)?;
     }
-    if !path.exists() {
-        let made = path.with_extension("new");
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&made)?);
-        for number in 0..SECTORS {
-            file.write_all(&number.to_le_bytes())?;
-            file.write_all(&[0; SECTOR - 8])?;
-        }
-        file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        fs::rename(made, &path)?;
-    } else {
+    if path.exists() {
         // Into the page cache, wherever it was.
         fs::read(&path)?;
+        return Ok(path);
     }
+    let made = path.with_extension("new");
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(&made)?);
+    for number in 0..SECTORS {
+        file.write_all(&number.to_le_bytes())?;
+        file.write_all(&[0; SECTOR - 8])?;
+    }
+    file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    fs::rename(made, &path)?;
     Ok(path)
 }

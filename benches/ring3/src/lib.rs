@@ -3,6 +3,10 @@
 //!
 //! The guest itself is in `guest/`, a program of its own; `build.rs` makes [`IMAGE`] of it. What both sides have in common
 //! is in [`order`].
+/// Compiled by `build.rs` alone; named here for tools that follow modules, such as rustfmt.
+#[cfg(any())]
+#[path = "../guest/main.rs"]
+mod guest;
 pub mod order;
 
 /// The guest, an ELF image for the 64-bit Linux boot protocol. Empty on architectures without one.
