@@ -113,7 +113,7 @@ fuzz_target!(|input: &[u8]| {
                 let flags = u16::from(c % 8) & (NEXT | WRITE | INDIRECT);
                 driver.descriptor(
                     u16::from(*kind >> 4),
-                    at + u64::from(*b),
+                    at.wrapping_add(u64::from(*b)),
                     len,
                     (flags, u16::from(*d % 34)),
                 );
