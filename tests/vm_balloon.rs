@@ -57,9 +57,10 @@ impl Guest {
         mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let script = "while read line; do eval $line; echo done-$line; done";
         let config = format!(
-            r#"{{"boot-source": {{"kernel_bundle": {bundle:?}, "command": ["sh", "-c", {script:?}]}},
+            r#"{{"boot-source": {{"kernel_bundle": "{}", "command": ["sh", "-c", {script:?}]}},
                 "machine-config": {{"vcpu_count": 1, "mem_size_mib": 256}},
-                "balloon": {{"amount_mib": 0, "deflate_on_oom": true, {balloon}}}}}"#
+                "balloon": {{"amount_mib": 0, "deflate_on_oom": true, {balloon}}}}}"#,
+            bundle.display()
         );
         let mut spec = config::parse(&config).unwrap();
         spec.serial = SerialSpec {

@@ -15,7 +15,7 @@ impl Tap {
         let mut request = [0_u8; 40];
         request[..name.len()].copy_from_slice(name.as_bytes());
         let flags = libc::IFF_TAP | libc::IFF_NO_PI | if many { libc::IFF_MULTI_QUEUE } else { 0 };
-        request[16..18].copy_from_slice(&(flags as u16).to_ne_bytes());
+        request[16..18].copy_from_slice(&u16::try_from(flags).unwrap().to_ne_bytes());
         // SAFETY: TUNSETIFF reads and writes a `struct ifreq` of 40 bytes, which outlives the call.
         let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
         assert_eq!(made, 0, "{}", io::Error::last_os_error());

@@ -121,13 +121,14 @@ mod tests {
 
     #[test]
     fn cards_get_names_that_are_free() {
-        let mut config = VmConfig::default();
-        config.network_interfaces = ["eth1", "lan"]
-            .map(|name| NetworkInterface {
-                iface_id: name.into(),
-                ..tap("t").unwrap()
-            })
-            .into();
+        let cards = ["eth1", "lan"].map(|name| NetworkInterface {
+            iface_id: name.into(),
+            ..tap("t").unwrap()
+        });
+        let mut config = VmConfig {
+            network_interfaces: cards.into(),
+            ..VmConfig::default()
+        };
         add(&mut config, [tap("a").unwrap(), tap("b").unwrap()].iter());
         let names: Vec<_> = config
             .network_interfaces

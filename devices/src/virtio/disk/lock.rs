@@ -41,6 +41,12 @@ pub(super) fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), Disk
     }
 }
 
+/// Gives the lock up, whoever else has the descriptor.
+pub(super) fn unlock(file: &File) {
+    // Its last descriptor would do the same.
+    let _ = flock(file, FlockOperation::Unlock);
+}
+
 /// Who holds a lock on the file, by the kernel's list.
 fn holder(file: &File) -> Option<String> {
     let stat = fstat(file).ok()?;

@@ -2,7 +2,10 @@
 //!
 //! With direct I/O, buffers that the storage would refuse go through an aligned one of ours.
 #![allow(unsafe_code, reason = "two ioctls of block devices that no crate wraps")]
-use super::{DiskError, SECTOR, lock::lock};
+use super::{
+    DiskError, SECTOR,
+    lock::{lock, unlock},
+};
 use crate::virtio::memory::Buffers;
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, fallocate, ioctl_blksszget, statx};
 use std::{
@@ -47,6 +50,13 @@ pub struct Raw {
     len: AtomicU64,
 }
 
+impl Drop for Raw {
+    /// The kernel closes a file that io_uring has used a little later than asked to, and a lock lasts until then.
+    fn drop(&mut self) {
+        unlock(&self.file);
+    }
+}
+
 /// The size of our aligned buffer; longer requests go through it in pieces.
 const BOUNCE: u64 = 256 << 10;
 /// The coarsest alignment that storage asks for.
@@ -63,7 +73,7 @@ impl Raw {
     pub fn open(path: &Path, access: Access) -> Result<Self, DiskError> {
         let raw = Self::open_with(path, access, OpenOptions::new().read(true).write(!access.read_only))?;
         if raw.is_empty() {
-            return Err(DiskError::Empty(raw.path));
+            return Err(DiskError::Empty(path.to_owned()));
         }
         Ok(raw)
     }
