@@ -13,9 +13,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 /// Measures, prints, compares. False if a figure got worse.
 pub(crate) fn run(wishes: &Wishes, scratch: &Path) -> Outcome<bool> {
-    let mut reports = Vec::new();
+    let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for arch in &wishes.archs {
-        reports.push(measure(*arch, wishes.only.as_deref(), &scratch.join(arch.name()))?);
+        let (report, failed) = measure(*arch, wishes.only.as_deref(), &scratch.join(arch.name()))?;
+        reports.push(report);
+        failures.extend(failed);
     }
     fs::write(
         scratch.join("latest.json"),
@@ -26,15 +28,18 @@ pub(crate) fn run(wishes: &Wishes, scratch: &Path) -> Outcome<bool> {
         table::print(report);
         let name = format!("{}-io", report.arch);
         fine &= committed::compare(&name, report, compare);
-        if wishes.save {
+        if wishes.save && failures.is_empty() {
             committed::save(&name, report)?;
         }
     }
-    Ok(fine)
+    if failures.is_empty() {
+        return Ok(fine);
+    }
+    Err(failures.join("; ").into())
 }
 
-/// Measures one architecture; `folder` takes what is made on the way.
-fn measure(arch: HostArch, only: Option<&str>, folder: &Path) -> Outcome<Report> {
+/// Measures one architecture, and says which trials failed; `folder` takes what is made on the way.
+fn measure(arch: HostArch, only: Option<&str>, folder: &Path) -> Outcome<(Report, Vec<String>)> {
     let inputs = Inputs::find(arch)?;
     let _ = fs::remove_dir_all(folder);
     let run = folder.join("run");
@@ -54,16 +59,22 @@ fn measure(arch: HostArch, only: Option<&str>, folder: &Path) -> Outcome<Report>
     };
     plan::write(&run, peer.as_ref(), only)?;
     let answers: Vec<Answer> = inputs.probe("io", folder, more)?;
+    let failures: Vec<String> = answers
+        .iter()
+        .filter_map(|answer| Some(format!("{arch}: {}: {}", answer.name, answer.failure.as_ref()?)))
+        .collect();
     let trials: BTreeMap<_, _> = answers
         .iter()
+        .filter(|answer| answer.failure.is_none())
         .map(|answer| (answer.name.clone(), Trial::of(answer)))
         .collect();
-    Ok(Report {
+    let report = Report {
         format: FORMAT,
         arch: arch.name().to_string(),
         kernel: inputs.kernel()?,
         trials,
-    })
+    };
+    Ok((report, failures))
 }
 
 /// The bundle's initial file system, with its modules and busybox, and the probe in place of its PID 1.

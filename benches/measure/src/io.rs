@@ -162,6 +162,8 @@ pub struct Answer {
     pub done_ms: f64,
     /// VM exits until then.
     pub exits: u64,
+    /// Why it did not come to its end; then there are no figures.
+    pub failure: Option<String>,
 }
 
 #[cfg(test)]
