@@ -21,7 +21,10 @@ pub(crate) fn adopt_early() {
 /// As above, with a console that the modules may have brought. If there is none at all, takes the serial port.
 pub(crate) fn adopt() {
     let has_console = isatty(io::stdin());
-    if (!has_console || Path::new("/dev/hvc0").exists()) && take("/dev/console").is_err() && !has_console {
+    if has_console && !Path::new("/dev/hvc0").exists() {
+        return;
+    }
+    if take("/dev/console").is_err() && !has_console {
         // Without any console the guest is silent, but does its work.
         let _ = take("/dev/ttyS0");
     }
