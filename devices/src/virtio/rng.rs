@@ -1,6 +1,6 @@
 //! virtio-rng (Virtio 1.2 §5.4): random bytes of the host.
 //!
-//! The worker runs on an I/O thread. A request is filled up to [`MAX_REQUEST`] bytes, whatever the driver asks for. One that
+//! The worker runs on an I/O thread. A request is filled up to 64 KiB, whatever the driver asks for. One that
 //! a limit holds back stays in the ring.
 use super::{
     EventOps, EventSet, Events, MutEventSubscriber, Setup, VirtioDevice,

@@ -6,7 +6,7 @@
 //!                                          └──────────┘
 //! ```
 //!
-//! The protocol on the host is Firecracker's. [`exchange`] has the connections; this module has the queues, the timer and
+//! The protocol on the host is Firecracker's. `exchange` has the connections; this module has the queues, the timer and
 //! the event loop's side. The worker runs on an I/O thread, never blocks there, and copies no byte that a socket takes at
 //! once. Connections outlive a pause, but not a reset of the device.
 use super::{
