@@ -35,7 +35,7 @@ fn answer(folder: &Folder, devices: &Value, order: &Order) -> String {
     fs::write(&kernel, IMAGE).unwrap();
     let mut config = json!({
         "boot-source": { "kernel_image_path": kernel, "boot_args": order.to_string() },
-        "machine-config": { "vcpu_count": 2, "mem_size_mib": 64 },
+        "machine-config": { "vcpu_count": 2, "mem_size_mib": 64, "virtio_transport": "Mmio" },
     });
     config
         .as_object_mut()
