@@ -52,9 +52,7 @@ fn all_at_once(transport: &str, taps: [&str; 2]) {
     let [first, second, console, socket] = ["first", "second", "console", "vsock"].map(|name| folder.join(name));
     fs::write(&first, pattern(BLOCKS)).unwrap();
     fs::write(&second, vec![0; 64 * BLOCKS as usize]).unwrap();
-    let drive = |id: &str, path: &std::path::Path, engine: &str| {
-        serde_json::json!({ "drive_id": id, "path_on_host": path, "is_root_device": false, "io_engine": engine })
-    };
+    let drive = |id: &str, path: &std::path::Path, engine: &str| serde_json::json!({ "drive_id": id, "path_on_host": path, "is_root_device": false, "io_engine": engine });
     let config = serde_json::json!({
         "boot-source": { "kernel_bundle": bundle(), "command": ["sh", "-c", SCRIPT] },
         "machine-config": { "vcpu_count": 2, "mem_size_mib": 192, "virtio_transport": transport },

@@ -47,7 +47,7 @@ impl Arch for Aarch64 {
     const MESSAGES: Messages = layout::MESSAGES;
     /// Two thirds of a stock kernel's way to user space are self-tests of its RSA code, without assembly on this
     /// architecture.
-    const DEFAULT_CMDLINE: &'static str = "quiet console=ttyS0 panic=-1 cryptomgr.notests";
+    const DEFAULT_CMDLINE: &'static str = "console=ttyS0 panic=-1 quiet cryptomgr.notests";
     /// `stdout-path` says where.
     const EARLY_CONSOLE: &'static str = "earlycon";
     /// `COMMAND_LINE_SIZE` less the NUL.

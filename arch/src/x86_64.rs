@@ -134,10 +134,9 @@ impl Arch for X86_64 {
     };
     /// Spares the guest what is pointless on such a machine: testing its crypto algorithms at every start (two thirds of
     /// Debian's whole boot), PCI's first mechanism and two more UARTs than the board has.
-    /// Quiet comes first, for an early console begins to talk where the command line names it.
     /// Resets by the keyboard controller: after a panic before user space the kernel does not reach the ACPI register.
     const DEFAULT_CMDLINE: &'static str =
-        "quiet console=ttyS0 reboot=k panic=-1 cryptomgr.notests pci=noearly 8250.nr_uarts=2";
+        "console=ttyS0 reboot=k panic=-1 quiet cryptomgr.notests pci=noearly 8250.nr_uarts=2";
     const EARLY_CONSOLE: &'static str = "earlycon=uart8250,io,0x3f8";
     /// `COMMAND_LINE_SIZE` is 2048, with the NUL.
     const MAX_CMDLINE: usize = 2047;

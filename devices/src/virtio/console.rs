@@ -56,6 +56,9 @@ const REMIND: u32 = u32::MAX - 1;
 /// When the driver is reminded of the terminal's size: milliseconds since it started, or since the last time. Linux looks
 /// at it only when it hears of a change, and hears of none before its port is complete, some time after DRIVER_OK.
 const REMINDERS: [u64; 5] = [10, 30, 120, 480, 2000];
+/// With so many of them left, a driver that has written nothing yet is taken to listen. Before its port is complete Linux
+/// throws input away, and without control messages it does not say when that is.
+const LISTENS: usize = 2;
 
 /// The device before, between and after drivers.
 #[derive(Debug)]
@@ -149,12 +152,12 @@ impl VirtioDevice for Console {
             });
         }
         for port in &self.ports {
-            port.start(!multiport);
+            port.start();
         }
         Ok(vec![ConsoleWorker {
             control: control.map(|(input, output)| Control::new(input, output, self.ports.clone())),
             lines,
-            reminder: Reminder::new(setup.signals, &self.ports)?,
+            reminder: Reminder::new(setup.signals, &self.ports, multiport)?,
             unused: setup.rings,
             wake: self.wake.clone(),
             broken: false,
@@ -203,9 +206,9 @@ struct Reminder {
 }
 
 impl Reminder {
-    /// `None` if no port has a size.
-    fn new(signals: Signals, ports: &[Arc<Port>]) -> io::Result<Option<Self>> {
-        if !ports.iter().any(|port| port.has_size()) {
+    /// `None` for ports that have no size, and of which the driver says when they are open.
+    fn new(signals: Signals, ports: &[Arc<Port>], multiport: bool) -> io::Result<Option<Self>> {
+        if multiport && !ports.iter().any(|port| port.has_size()) {
             return Ok(None);
         }
         let mut reminder = Self {
@@ -224,8 +227,10 @@ impl Reminder {
         }
     }
 
-    fn remind(&mut self) {
-        self.signals.config();
+    fn remind(&mut self, ports: &[Line]) {
+        if ports.iter().any(|line| line.port.has_size()) {
+            self.signals.config();
+        }
         if let Err(error) = self.set() {
             log::warn!("console: cannot set a timer: {error}");
         }
@@ -254,7 +259,8 @@ impl ConsoleWorker {
                 line.output.fail(&error);
                 self.broken = true;
             }
-            if mine(&line.input)
+            // Who writes listens as well.
+            if (mine(&line.input) || mine(&line.output))
                 && let Err(error) = line.receive()
             {
                 line.input.fail(&error);
@@ -293,7 +299,15 @@ impl MutEventSubscriber for ConsoleWorker {
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match &mut self.reminder {
-            Some(reminder) if events.data() == REMIND => reminder.remind(),
+            Some(reminder) if events.data() == REMIND => {
+                reminder.remind(&self.lines);
+                if self.control.is_none() && reminder.left.len() <= LISTENS {
+                    for line in &self.lines {
+                        line.port.set_open(true);
+                    }
+                    self.serve(HOST);
+                }
+            }
             _ => self.serve(events.data()),
         }
         if self.broken {

@@ -154,10 +154,10 @@ impl Port {
         &self.name
     }
 
-    /// A driver has come; without control messages every port counts as open.
-    pub(super) fn start(&self, open: bool) {
+    /// A driver has come. It shows by control messages or by its first output that it listens.
+    pub(super) fn start(&self) {
         let mut state = self.lock();
-        (state.running, state.open) = (true, open);
+        (state.running, state.open) = (true, false);
         drop(state);
         self.want_input();
     }
@@ -171,7 +171,10 @@ impl Port {
 
     /// Hands bytes of the guest to the host; says how many it took.
     pub(super) fn put(&self, bytes: &[u8]) -> usize {
-        let first = !mem::replace(&mut self.lock().spoke, true);
+        let mut state = self.lock();
+        let first = !mem::replace(&mut state.spoke, true);
+        state.open = true;
+        drop(state);
         if first {
             self.want_input();
         }

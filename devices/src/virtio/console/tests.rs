@@ -212,8 +212,8 @@ fn a_half_sent_request_is_sent_once_over_a_pause() {
 }
 
 #[test]
-fn input_waits_for_buffers_and_for_the_driver() {
-    let sink = Sink::with_room(0);
+fn input_waits_for_buffers_and_for_a_driver_that_listens() {
+    let sink = Sink::with_room(usize::MAX);
     let mut rig = Rig::single(&sink);
     let port = rig.device.ports()[0].clone();
     assert_eq!(port.receive(b"typed ahead"), 11);
@@ -221,6 +221,9 @@ fn input_waits_for_buffers_and_for_the_driver() {
     let small = rig.drivers[0].add(&[], &[5])[0];
     let large = rig.drivers[0].add(&[], &[64])[0];
     rig.serve(0);
+    assert_eq!(rig.drivers[0].used(), [], "Linux would throw it away");
+    rig.drivers[1].add(&[b"ready"], &[]);
+    rig.serve(1);
     assert_eq!(rig.drivers[0].used(), [(0, 5), (1, 6)]);
     assert_eq!(rig.drivers[0].bytes(small, 5), b"typed");
     assert_eq!(rig.drivers[0].bytes(large, 6), b" ahead");
@@ -235,6 +238,7 @@ fn input_beyond_the_bound_is_refused_and_asked_for_again() {
     let mut rig = Rig::new(vec![spec], false);
     wanted.read().unwrap(); // a driver has come
     let port = rig.device.ports()[0].clone();
+    port.set_open(true);
     assert_eq!(port.receive(&[b'x'; 5000]), port::INPUT_SIZE);
     assert_eq!(port.receive(b"more"), 0);
     assert!(wanted.read().is_err());
@@ -335,6 +339,7 @@ fn buffers_that_make_no_sense_break_the_device() {
     let sink = Sink::with_room(usize::MAX);
     // No room for input.
     let mut rig = Rig::single(&sink);
+    rig.device.ports()[0].set_open(true);
     rig.device.ports()[0].receive(b"x");
     rig.drivers[0].add(&[b"readable"], &[]);
     rig.serve(0);
