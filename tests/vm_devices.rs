@@ -55,7 +55,7 @@ fn all_at_once(transport: &str, taps: [&str; 2]) {
     let drive = |id: &str, path: &std::path::Path, engine: &str| serde_json::json!({ "drive_id": id, "path_on_host": path, "is_root_device": false, "io_engine": engine });
     let config = serde_json::json!({
         "boot-source": { "kernel_bundle": bundle(), "command": ["sh", "-c", SCRIPT] },
-        "machine-config": { "vcpu_count": 2, "mem_size_mib": 192, "virtio_transport": transport },
+        "machine-config": { "vcpu_count": 1, "mem_size_mib": 192, "virtio_transport": transport },
         "drives": [drive("first", &first, "Sync"), drive("second", &second, "Async")],
         "network-interfaces": taps.map(|tap| serde_json::json!({ "iface_id": tap, "host_dev_name": tap })),
         "vsock": { "guest_cid": 3, "uds_path": socket },

@@ -84,7 +84,11 @@ fn the_console_has_a_size_and_ports_have_names() {
 /// What is typed before the guest listens waits for it, and far more than the guest's buffers hold waits in the pipe.
 #[test]
 fn what_is_typed_arrives_intact() {
-    let pasted = pattern(1 << 10); // 64 KiB
+    // Linux takes Ctrl-O on a console of this kind for the SysRq key, and keeps it.
+    let pasted: Vec<u8> = pattern(1 << 10)
+        .into_iter()
+        .map(|byte| if byte == 0x0f { 0 } else { byte })
+        .collect();
     let script = format!(
         "read line; echo \"got <$line>\"; stty raw -echo; echo go; head -c {} | sha256sum; exit 3",
         pasted.len()
