@@ -212,6 +212,13 @@ impl MutEventSubscriber for BalloonWorker {
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
+        if events.data() == TICK
+            && let Some(timer) = &mut self.timer
+            // A timer with an interval goes on only when it has been read; it has expired, so this does not wait.
+            && let Err(error) = timer.wait()
+        {
+            log::warn!("balloon: its timer is lost: {error}");
+        }
         if !self.serve(events.data()) {
             // An event that cannot be removed comes again, and is answered in the same way.
             let _ = ops.remove(events);
