@@ -137,21 +137,19 @@ impl Buffers {
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
             return false;
         }
-        for part in self.iovecs() {
+        for part in self.parts() {
             if len == 0 {
                 break;
             }
-            if offset < part.iov_len {
-                // SAFETY: the part was an `Area` when it was added.
-                let slice = unsafe { VolatileSlice::new(part.iov_base.cast(), part.iov_len) };
-                let n = len.min(part.iov_len - offset);
-                let Ok(piece) = slice.subslice(offset, n) else {
+            if offset < part.len() {
+                let n = len.min(part.len() - offset);
+                let Ok(piece) = part.subslice(offset, n) else {
                     return false;
                 };
                 visitor(piece);
                 len -= n;
             }
-            offset = offset.saturating_sub(part.iov_len);
+            offset = offset.saturating_sub(part.len());
         }
         len == 0
     }
@@ -220,12 +218,6 @@ impl Buffers {
         }
         self.len -= 1;
         Some(LastByte(Area { base, len: 1 }))
-    }
-
-    /// Splits the last `n` bytes off; `None` if there are fewer.
-    pub fn split_last(&mut self, n: usize) -> Option<Self> {
-        let keep = self.len.checked_sub(n)?;
-        self.split_at(keep)
     }
 
     /// Keeps `keep` bytes and gives the rest; `None` if there are fewer.
@@ -395,9 +387,7 @@ impl Buffers {
     }
 
     fn front_slice(&self) -> Option<VolatileSlice<'_>> {
-        let part = self.parts.get(self.front)?;
-        // SAFETY: the part was an `Area` when it was added.
-        Some(unsafe { VolatileSlice::new(part.iov_base.cast(), part.iov_len) })
+        self.parts().next()
     }
 }
 

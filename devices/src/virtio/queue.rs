@@ -149,11 +149,6 @@ impl Ring {
         &self.kick
     }
 
-    /// Guest memory.
-    pub fn memory(&self) -> &GuestMemoryMmap {
-        &self.memory
-    }
-
     /// The next chain that the driver has made available. Its descriptors are read once and checked here.
     pub fn pop(&mut self) -> Result<Option<Chain>, RingError> {
         let waiting = self
