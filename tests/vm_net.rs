@@ -32,10 +32,15 @@ use support::{
 /// Bytes that go each way.
 const SIZE: usize = 3 << 20;
 
-/// Brings the card up; prints what the guest sees of it.
+/// Brings the card up; prints what the guest sees of it; reads from one port
+/// of a peer and sends the same to another. A peer may not listen yet.
 const UP: &str = "up() { ip addr add $1 dev eth0; ip link set eth0 up; }
 facts() { cd /sys/class/net/eth0; echo CARD mtu $(cat mtu) mac $(cat address) queues $(ls -d queues/rx-* | wc -l); cd /; }
-fetch() { nc $1 $2 > /tmp/file; sha256sum < /tmp/file; nc $1 $3 < /tmp/file; }
+fetch() {
+    until nc $1 $2 > /tmp/file; do sleep 0.1; done
+    sha256sum < /tmp/file
+    until nc $1 $3 < /tmp/file; do sleep 0.1; done
+}
 ";
 
 /// Bytes that repeat nowhere within a packet.
@@ -247,7 +252,7 @@ fn two_vms_meet_at_a_socket_and_see_each_other_go() {
     );
     let first = Run::guest(&["--net", &net(",listen")], &script).start();
     first.wait_for("READY");
-    let script = format!("{UP}{carrier}\n up 10.9.9.2/24; carrier 1; sleep 2; fetch 10.9.9.1 5001 5002");
+    let script = format!("{UP}{carrier}\n up 10.9.9.2/24; carrier 1; fetch 10.9.9.1 5001 5002");
     let second = Run::guest(&["--net", &net("")], &script).end().code(0);
     Run::guest(&["--net", &net("")], "sleep 3").end().code(0);
     let first = first.end().code(0).shows("CARRIER 0").shows("AGAIN");
