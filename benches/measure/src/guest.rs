@@ -11,6 +11,7 @@ use coracle_measure::{
 };
 use rustix::{
     mount::{MountFlags, mount},
+    stdio::{dup2_stdin, dup2_stdout},
     system::finit_module,
 };
 use std::{
@@ -49,6 +50,11 @@ pub(crate) fn run() -> ! {
 fn prepare() -> Outcome<()> {
     for (name, kind) in [("proc", "proc"), ("sys", "sysfs"), ("dev", "devtmpfs")] {
         mount(name, format!("/{name}"), kind, MountFlags::empty(), None)?;
+    }
+    // What the kernel opened is the null device of the bundle's files. There is no console yet if its driver is a module.
+    if let Ok(console) = File::options().read(true).write(true).open("/dev/console") {
+        dup2_stdin(&console)?;
+        dup2_stdout(&console)?;
     }
     Ok(())
 }
