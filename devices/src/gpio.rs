@@ -10,9 +10,10 @@
 use crate::{
     bus::{BusDevice, Effect},
     irq::IrqLine,
+    lock::lock,
     primecell,
 };
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// Bytes of the window.
 pub const SIZE: u64 = primecell::SIZE;
@@ -92,7 +93,7 @@ impl Gpio {
 
     /// Each line stands for itself, so a poisoned lock is no obstacle.
     fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lines)
     }
 
     /// Lets releases happen that need not wait longer, and interrupts for each line that has not done so yet. Each

@@ -9,6 +9,7 @@ pub mod gicv2m;
 pub mod gpio;
 pub mod i8042;
 pub mod irq;
+mod lock;
 pub mod pci;
 mod primecell;
 pub mod pvpanic;

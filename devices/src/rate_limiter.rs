@@ -2,10 +2,11 @@
 //!
 //! A [`RateLimiter`] belongs to one device and may be shared by its workers; each worker has a [`Throttle`] of its own,
 //! whose timer it watches on its I/O thread. Nothing here blocks or sleeps, and its lock is held for arithmetic only.
+use crate::lock::lock;
 use std::{
     fmt, io,
     os::fd::{AsRawFd, RawFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use vmm_sys_util::timerfd::TimerFd;
@@ -198,10 +199,6 @@ impl fmt::Debug for Throttle {
             .field("limiter", &self.limiter)
             .finish_non_exhaustive()
     }
-}
-
-fn lock(limiter: &Mutex<RateLimiter>) -> MutexGuard<'_, RateLimiter> {
-    limiter.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 //! an alarm nobody can wait for is better not offered.
 use crate::{
     bus::{BusDevice, Effect},
+    lock::lock,
     primecell,
 };
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// Bytes of the window.
 pub const SIZE: u64 = primecell::SIZE;
@@ -59,7 +60,7 @@ impl Rtc {
 
     /// The alarm, after it has had its chance to ring. Time may jump over it in either direction.
     fn look(&self) -> MutexGuard<'_, Alarm> {
-        let mut alarm = self.alarm.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut alarm = lock(&self.alarm);
         let now = ((self.clock)() as u32).wrapping_add(alarm.offset);
         let passed = now.wrapping_sub(alarm.looked);
         let until = alarm.at.wrapping_sub(alarm.looked);

@@ -29,8 +29,9 @@
 use crate::{
     bus::{BusDevice, Effect},
     irq::IrqLine,
+    lock::lock,
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use vmm_sys_util::eventfd::EventFd;
 
 mod uart;
@@ -110,7 +111,7 @@ impl Serial {
 
     /// The registers hold no invariant that a panic could break, so a poisoned lock is no obstacle.
     fn lock(&self) -> MutexGuard<'_, Uart> {
-        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.uart)
     }
 
     /// Brings the world outside up to date with the registers; the end of each access.

@@ -7,11 +7,11 @@ use super::{
     Function, Place, Space,
     config_space::{BARS, ConfigError, ConfigSpace, Identity},
 };
-use crate::bus::Effect;
+use crate::{bus::Effect, lock::lock};
 use std::{
     collections::BTreeMap,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 /// A generic bridge from a host to PCI Express, by an identity that no driver has quirks for.
@@ -332,10 +332,6 @@ impl Function for HostBridge {
         Effect::None
     }
     fn moved(&self, _bar: u8, _decoded: Option<Range<u64>>) {}
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 //! Shared between the transport, the device and whoever changes the device from outside (a resized disk, a balloon's
 //! target). Its locks are held for copies only.
 use super::Signals;
+use crate::lock::lock;
 use std::{
     ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 /// The configuration bytes of one device.
@@ -92,7 +93,7 @@ impl ConfigSpace {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

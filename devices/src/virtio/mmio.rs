@@ -9,9 +9,10 @@ use super::{
 use crate::{
     bus::{BusDevice, Effect},
     irq::IrqLine,
+    lock::lock,
 };
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard,
     atomic::{AtomicU32, Ordering},
 };
 use vmm_sys_util::eventfd::EventFd;
@@ -104,7 +105,7 @@ impl MmioTransport {
     }
 
     fn lock(&self) -> MutexGuard<'_, Registers> {
-        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.registers)
     }
 }
 

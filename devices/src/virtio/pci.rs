@@ -11,6 +11,7 @@ use super::{
 use crate::{
     bus::Effect,
     irq::IrqLine,
+    lock::lock,
     pci::{
         self, Space,
         config_space::{Bar, ConfigError, ConfigSpace, Identity},
@@ -24,7 +25,7 @@ use std::{
     io,
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering},
     },
 };
@@ -364,10 +365,6 @@ impl pci::Function for PciTransport {
         }
         *rung = Some(now);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The owner's end of a balloon: its target, its statistics, and requests for unused pages. Shared between any threads; its
 //! lock is held for copies only.
 use super::{super::config_space::ConfigSpace, PAGE};
+use crate::lock::lock;
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Instant,
 };
 
@@ -183,7 +184,7 @@ impl Handle {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

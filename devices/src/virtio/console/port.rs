@@ -1,11 +1,11 @@
 //! The host's end of a port. Shared between the worker and the threads that move bytes on the host's side; its lock is
 //! held for copies only, and never while the output's is taken.
 use super::super::config_space::ConfigSpace;
-use crate::serial::SerialOutput;
+use crate::{lock::lock, serial::SerialOutput};
 use std::{
     collections::VecDeque,
     fmt, mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -256,7 +256,7 @@ impl Port {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

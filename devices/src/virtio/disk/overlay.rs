@@ -14,14 +14,14 @@
 //! guest that cannot flush) the map goes to the host's page cache right after the data, which survives the end of this
 //! process, but no more than a raw image does that of the host.
 use super::{Disk, DiskError, raw::Raw};
-use crate::virtio::memory::Buffers;
+use crate::{lock::lock, virtio::memory::Buffers};
 use std::{
     collections::BTreeSet,
     io, iter,
     ops::Range,
     path::Path,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -333,10 +333,6 @@ impl Map {
             .flat_map(|word| word.load(Ordering::Acquire).to_le_bytes())
             .collect()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

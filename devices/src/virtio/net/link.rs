@@ -1,7 +1,8 @@
 //! The cable of a card: whether there is a link, as the driver sees it (Virtio 1.2 §5.1.4.2). It outlives reboots.
 use super::{super::config_space::ConfigSpace, config};
+use crate::lock::lock;
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -61,7 +62,7 @@ impl Link {
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0.state);
         change(&mut state);
         let up = state.plugged && state.carrier;
         self.0.up.store(up, Ordering::Relaxed);

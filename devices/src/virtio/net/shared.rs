@@ -1,7 +1,8 @@
 //! What the workers of one card and its cable have in common. Locks are held for copies only.
 use super::{filter::Filter, link::Link};
+use crate::lock::lock;
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex,
     atomic::{AtomicU16, AtomicU32, Ordering},
 };
 use vmm_sys_util::eventfd::EventFd;
@@ -87,8 +88,4 @@ impl Shared {
             let _ = wake.write(1);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

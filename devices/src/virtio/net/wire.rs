@@ -7,6 +7,7 @@ use super::{
     HEADER, MAX_FRAME,
     stream::{Incoming, Outgoing},
 };
+use crate::lock::lock;
 use std::{
     fmt, io,
     os::{
@@ -14,7 +15,7 @@ use std::{
         unix::net::UnixStream,
     },
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -195,7 +196,7 @@ impl Wire {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
