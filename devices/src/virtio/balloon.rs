@@ -4,7 +4,7 @@
 //! joined. The worker runs on an I/O thread, [`Handle`]'s methods on any. A page that the guest names wrongly is passed
 //! over, as the specification has no answer for it.
 use super::{
-    EventOps, Events, MutEventSubscriber, Setup, VirtioDevice,
+    EventOps, EventSet, Events, MutEventSubscriber, Setup, VirtioDevice,
     chain::Chain,
     config_space::ConfigSpace,
     memory::Buffers,
@@ -12,12 +12,7 @@ use super::{
 };
 use handle::ACTUAL;
 pub use handle::{Handle, Statistics};
-use std::{
-    io, mem,
-    os::fd::{AsRawFd, RawFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, mem, sync::Arc, time::Duration};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -201,11 +196,7 @@ impl MutEventSubscriber for BalloonWorker {
             ring.watch(ops, ring.index().into());
         }
         if let Some(timer) = &self.timer
-            && let Err(error) = ops.add(Events::with_data(
-                &Source(timer.as_raw_fd()),
-                TICK,
-                super::EventSet::IN | super::EventSet::EDGE_TRIGGERED,
-            ))
+            && let Err(error) = ops.add(Events::with_data(timer, TICK, EventSet::IN | EventSet::EDGE_TRIGGERED))
         {
             log::error!("balloon: cannot watch its timer: {error}");
         }
@@ -223,15 +214,6 @@ impl MutEventSubscriber for BalloonWorker {
             // An event that cannot be removed comes again, and is answered in the same way.
             let _ = ops.remove(events);
         }
-    }
-}
-
-/// A descriptor that somebody else owns.
-struct Source(RawFd);
-
-impl AsRawFd for Source {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
     }
 }
 

@@ -6,6 +6,7 @@
 )]
 use super::{
     Interrupt, MutEventSubscriber, Signals,
+    function::{Function, Half, QueueField, status},
     queue::{Queue, Ring},
 };
 use event_manager::{EventManager, SubscriberId, SubscriberOps};
@@ -197,6 +198,31 @@ impl Driver {
         let mut bytes = vec![0; len];
         self.memory.read_slice(&mut bytes, GuestAddress(at)).unwrap();
         bytes
+    }
+}
+
+/// Does with a device what a driver does up to DRIVER_OK: accepts `features` beside VERSION_1, and sets up the first queues
+/// as those of `drivers`.
+pub fn negotiate(function: &mut Function, features: u32, drivers: &[Driver]) {
+    let mut state = 0;
+    for bit in [status::ACKNOWLEDGE, status::DRIVER] {
+        state |= bit;
+        function.set_status(state);
+    }
+    function.set_driver_features(0, features);
+    function.set_driver_features(1, 1);
+    state |= status::FEATURES_OK;
+    function.set_status(state);
+    for (index, Driver { queue, .. }) in (0..).zip(drivers) {
+        for (field, value) in [
+            (QueueField::Size, queue.size.into()),
+            (QueueField::Descriptors(Half::Low), queue.descriptors as u32),
+            (QueueField::Available(Half::Low), queue.available as u32),
+            (QueueField::Used(Half::Low), queue.used as u32),
+            (QueueField::Ready, 1),
+        ] {
+            function.set_queue(index, field, value);
+        }
     }
 }
 

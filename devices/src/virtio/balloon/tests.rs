@@ -2,9 +2,9 @@
 use super::{
     super::{
         Signals,
-        function::{Function, Half, QueueField, status},
+        function::{Function, status},
         io_thread::IoThread,
-        testing::{Count, Driver, HIGH, MEMORY, NEXT, WRITE, memory},
+        testing::{Count, Driver, HIGH, MEMORY, NEXT, WRITE, memory, negotiate},
     },
     handle::{COMMAND, TARGET},
     *,
@@ -318,22 +318,7 @@ fn a_worker_on_a_thread_asks_by_itself() {
     let mut drivers = [0, 1, 2].map(|queue| Driver::at(memory.clone(), 16, queue * 0x2_0000));
     let thread = Arc::new(IoThread::spawn("io").unwrap());
     let mut function = Function::new(device, vec![thread], memory, drivers[0].signals.clone()).unwrap();
-    function.set_status(1);
-    function.set_status(3);
-    function.set_driver_features(0, 1 << F_STATS_VQ);
-    function.set_driver_features(1, 1);
-    function.set_status(11);
-    for (index, driver) in (0..).zip(&drivers) {
-        for (field, value) in [
-            (QueueField::Size, 16),
-            (QueueField::Descriptors(Half::Low), driver.queue.descriptors as u32),
-            (QueueField::Available(Half::Low), driver.queue.available as u32),
-            (QueueField::Used(Half::Low), driver.queue.used as u32),
-            (QueueField::Ready, 1),
-        ] {
-            function.set_queue(index, field, value);
-        }
-    }
+    negotiate(&mut function, 1 << F_STATS_VQ, &drivers);
     drivers[2].add(&[&statistics(&[(4, 42)])], &[]);
     function.set_status(15);
     assert_eq!(function.status(), 15);

@@ -6,9 +6,9 @@
 )]
 use super::{
     super::{
-        function::{Function, Half, QueueField, status},
+        function::{Function, status},
         io_thread::IoThread,
-        testing::{Count, Driver, HIGH, INDIRECT, MEMORY, NEXT, WRITE, memory},
+        testing::{Count, Driver, HIGH, INDIRECT, MEMORY, NEXT, WRITE, memory, negotiate},
     },
     *,
 };
@@ -411,21 +411,7 @@ fn a_worker_on_a_thread_answers_kicks_and_the_host() {
     let mut drivers = [0, 0x2_0000].map(|shift| Driver::at(memory.clone(), 16, shift));
     let signals = drivers[0].signals.clone();
     let mut function = Function::new(device, vec![thread], memory, signals).unwrap();
-    function.set_status(1);
-    function.set_status(3);
-    function.set_driver_features(1, 1);
-    function.set_status(11);
-    for (index, driver) in (0..).zip(&drivers) {
-        for (field, value) in [
-            (QueueField::Size, 16),
-            (QueueField::Descriptors(Half::Low), driver.queue.descriptors as u32),
-            (QueueField::Available(Half::Low), driver.queue.available as u32),
-            (QueueField::Used(Half::Low), driver.queue.used as u32),
-            (QueueField::Ready, 1),
-        ] {
-            function.set_queue(index, field, value);
-        }
-    }
+    negotiate(&mut function, 0, &drivers);
     let at = drivers[0].add(&[], &[8])[0];
     host.receive(b"in");
     host.resize(80, 24);
