@@ -10,7 +10,7 @@ CORACLE = target/release/coracle
 
 # Fuzzing: how long each target runs, in seconds, and what cargo-fuzz would pass to the compiler.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS = $(filter-out rings,$(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs))))
+FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint fuzz build bundle guest kernel-tuned

@@ -82,10 +82,9 @@ fn both_engines_of_a_disk_give_back_the_sectors_asked_for() {
     if IMAGE.is_empty() {
         return;
     }
+    let folder = Folder::new("ring3-disk");
+    let disk = folder.join("disk");
     for engine in ["Sync", "Async"] {
-        // A file of its own for each: io_uring lets go of one a moment after the end of its VM.
-        let folder = Folder::new(&format!("ring3-{engine}"));
-        let disk = folder.join("disk");
         let sectors = (0..2048_u64).flat_map(|number| [number.to_le_bytes().as_slice(), &[0; 504]].concat());
         fs::write(&disk, sectors.collect::<Vec<u8>>()).unwrap();
         let devices = json!({ "drives": [{

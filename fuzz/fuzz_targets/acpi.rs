@@ -31,7 +31,12 @@ fuzz_target!(|input: (u16, Vec<(u8, bool, u64, u64, Option<u32>)>)| {
             gsi,
         })
         .collect();
-    let machine = Machine { cpus: cpus.into(), parts: &parts, local_apic: 0xfee0_0000, io_apic: 0xfec0_0000 };
+    let machine = Machine {
+        cpus: cpus.into(),
+        parts: &parts,
+        local_apic: 0xfee0_0000,
+        io_apic: 0xfec0_0000,
+    };
     let bytes = acpi::tables(&machine, AT).bytes;
     assert_eq!((sum(&bytes[..20]), sum(&bytes[..36])), (0, 0));
     let table = |at: u64| {

@@ -1,6 +1,8 @@
 //! A balloon with all its queues and any rings: whatever is given back lies in guest memory.
 #![no_main]
-mod rings;
+mod support {
+    pub mod rings;
+}
 use coracle_devices::virtio::balloon::{Balloon, Handle, Options};
 use libfuzzer_sys::fuzz_target;
 use std::{sync::Arc, time::Duration};
@@ -22,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
         }
     });
     let device = Balloon::new(options, handle.clone(), release);
-    rings::drive(device, u64::MAX, input, |input| match input.byte() % 4 {
+    support::rings::drive(device, u64::MAX, input, |input| match input.byte() % 4 {
         0 => handle.set_target(u64::from(input.word()) << 8),
         1 => {
             handle.start_hinting();

@@ -1,6 +1,8 @@
 //! A console with named ports, any rings, and a host that is at times in the way.
 #![no_main]
-mod rings;
+mod support {
+    pub mod rings;
+}
 use coracle_devices::{
     serial::SerialOutput,
     virtio::console::{Console, PortSpec},
@@ -45,7 +47,7 @@ fuzz_target!(|input: &[u8]| {
     });
     let device = Console::new(specs.collect()).unwrap();
     let ports = device.ports().to_vec();
-    rings::drive(device, u64::MAX, input, |input| {
+    support::rings::drive(device, u64::MAX, input, |input| {
         let port = &ports[usize::from(input.byte()) % ports.len()];
         match input.byte() % 5 {
             0 => {

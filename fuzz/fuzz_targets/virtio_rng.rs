@@ -1,6 +1,8 @@
 //! Random numbers by any ring, with a limit and without.
 #![no_main]
-mod rings;
+mod support {
+    pub mod rings;
+}
 use coracle_devices::{
     rate_limiter::{BucketSpec, RateLimiter},
     virtio::rng::Rng,
@@ -25,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
         to.fill(7);
         Ok(())
     };
-    rings::drive(
+    support::rings::drive(
         Rng::limited(source, Arc::new(Mutex::new(limiter))),
         u64::MAX,
         input,

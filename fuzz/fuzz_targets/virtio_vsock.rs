@@ -38,7 +38,10 @@ impl Rig {
             memory: self.drivers[0].memory.clone(),
             features: 1 << 32,
             signals: self.drivers[0].signals.clone(),
-            rings: (0..).zip(&self.drivers).map(|(index, driver)| driver.ring(index)).collect(),
+            rings: (0..)
+                .zip(&self.drivers)
+                .map(|(index, driver)| driver.ring(index))
+                .collect(),
         };
         let worker = Arc::new(Mutex::new(self.device.start(setup).unwrap().pop().unwrap()));
         self.worker = Some((self.events.add_subscriber(worker.clone()), worker));
@@ -48,7 +51,11 @@ impl Rig {
         let (id, worker) = self.worker.take().unwrap();
         self.events.remove_subscriber(id).unwrap();
         let worker = Arc::into_inner(worker).unwrap().into_inner().unwrap();
-        self.device.stop(vec![worker]).into_iter().map(|ring| ring.stop().1).collect()
+        self.device
+            .stop(vec![worker])
+            .into_iter()
+            .map(|ring| ring.stop().1)
+            .collect()
     }
 
     fn turn(&mut self) {
@@ -63,7 +70,11 @@ impl Rig {
 
 /// A packet that is right in most of its fields.
 fn packet([a, b, op, flags, len, room, forwarded]: [u8; 7]) -> Vec<u8> {
-    let host = if b & 4 == 0 { u32::from(b & 3) } else { 1 << 30 | u32::from(b & 3) };
+    let host = if b & 4 == 0 {
+        u32::from(b & 3)
+    } else {
+        1 << 30 | u32::from(b & 3)
+    };
     let cid = if a & 0xf0 == 0xf0 { 4_u64 } else { 3 };
     let kind = if op & 0xf0 == 0xf0 { 2 } else { 1_u32 };
     let mut bytes = cid.to_le_bytes().to_vec();
@@ -83,7 +94,14 @@ fn packet([a, b, op, flags, len, room, forwarded]: [u8; 7]) -> Vec<u8> {
     bytes
 }
 
-const LINES: [&[u8]; 6] = [b"CONNECT 1\n", b"connect 2\nhello", b"CONNECT 3 WAIT 5\n", b"CON", b"NECT 1\n", b"GET /\n"];
+const LINES: [&[u8]; 6] = [
+    b"CONNECT 1\n",
+    b"connect 2\nhello",
+    b"CONNECT 3 WAIT 5\n",
+    b"CON",
+    b"NECT 1\n",
+    b"GET /\n",
+];
 
 fuzz_target!(|input: &[u8]| {
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -141,7 +159,9 @@ fuzz_target!(|input: &[u8]| {
                 let _ = rig.drivers[0].kick.write(1);
             }
             6 => {
-                let Ok(mut client) = UnixStream::connect(&path) else { continue };
+                let Ok(mut client) = UnixStream::connect(&path) else {
+                    continue;
+                };
                 client.set_nonblocking(true).unwrap();
                 let _ = client.write(LINES[at % LINES.len()]);
                 clients.push(client);
@@ -160,7 +180,9 @@ fuzz_target!(|input: &[u8]| {
             }
             8 => {
                 let table = [0x1000, 0x4000, 0x6000][usize::from(rest[1] % 3)] + 0x40000 * u64::from(rest[2] % 3);
-                memory.write_slice(&rest[3..], GuestAddress(table + u64::from(rest[0]) * 4)).unwrap();
+                memory
+                    .write_slice(&rest[3..], GuestAddress(table + u64::from(rest[0]) * 4))
+                    .unwrap();
             }
             9 => {
                 let queues = rig.stop();

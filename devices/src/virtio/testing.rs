@@ -5,14 +5,18 @@
     reason = "a test fails by panicking"
 )]
 use super::{
-    Interrupt, MutEventSubscriber, Signals,
+    EventOps, Events, Interrupt, MutEventSubscriber, Setup, Signals, VirtioDevice,
+    config_space::ConfigSpace,
     function::{Function, Half, QueueField, status},
-    queue::{Queue, Ring},
+    queue::{Queue, Ring, RingError},
 };
 use event_manager::{EventManager, SubscriberId, SubscriberOps};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -222,6 +226,63 @@ pub fn negotiate(function: &mut Function, features: u32, drivers: &[Driver]) {
             (QueueField::Ready, 1),
         ] {
             function.set_queue(index, field, value);
+        }
+    }
+}
+
+/// A device with two queues, and the configuration that it is given. Its worker returns every chain, and calls those of
+/// 100 bytes and more broken.
+#[derive(Debug)]
+pub struct Echo<const TYPE: u16>(pub Arc<ConfigSpace>);
+
+/// See [`Echo`].
+#[derive(Debug)]
+pub struct EchoWorker(Vec<Ring>);
+
+impl<const TYPE: u16> VirtioDevice for Echo<TYPE> {
+    type Worker = EchoWorker;
+    const TYPE: u16 = TYPE;
+
+    fn features(&self) -> u64 {
+        1 << 3
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[16, 8]
+    }
+
+    fn config(&self) -> &Arc<ConfigSpace> {
+        &self.0
+    }
+
+    fn start(&mut self, setup: Setup) -> io::Result<Vec<EchoWorker>> {
+        if setup.rings.is_empty() {
+            return Err(io::Error::other("nothing to serve"));
+        }
+        Ok(vec![EchoWorker(setup.rings)])
+    }
+
+    fn stop(&mut self, workers: Vec<EchoWorker>) -> Vec<Ring> {
+        workers.into_iter().flat_map(|worker| worker.0).collect()
+    }
+}
+
+impl MutEventSubscriber for EchoWorker {
+    fn init(&mut self, ops: &mut EventOps) {
+        for ring in &self.0 {
+            ring.watch(ops, ring.index().into());
+        }
+    }
+
+    fn process(&mut self, events: Events, _: &mut EventOps) {
+        let mut rings = self.0.iter_mut();
+        let ring = rings.find(|ring| u32::from(ring.index()) == events.data()).unwrap();
+        let served = ring.drain(|chain| match chain.readable.len() {
+            0..100 => Ok(0),
+            _ => Err(RingError::Protocol("too long")),
+        });
+        if let Err(error) = served {
+            ring.fail(&error);
         }
     }
 }

@@ -1,75 +1,15 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 use super::{
     super::{
-        EventOps, Events, MutEventSubscriber, Setup, VirtioDevice,
         config_space::ConfigSpace,
         io_thread::IoThread,
-        queue::{Queue, Ring, RingError},
-        testing::{self, Driver},
+        queue::Queue,
+        testing::{self, Driver, Echo},
     },
     *,
 };
-use std::{io, time::Duration};
+use std::time::Duration;
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::epoll::EventSet;
-
-/// Two queues and eight bytes of configuration, of which the last four can be written. Its worker returns every chain.
-struct Echo(Arc<ConfigSpace>);
-
-struct EchoWorker(Vec<Ring>);
-
-impl VirtioDevice for Echo {
-    type Worker = EchoWorker;
-    const TYPE: u16 = 42;
-
-    fn features(&self) -> u64 {
-        1 << 3
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &[16, 8]
-    }
-
-    fn config(&self) -> &Arc<ConfigSpace> {
-        &self.0
-    }
-
-    fn start(&mut self, setup: Setup) -> io::Result<Vec<EchoWorker>> {
-        if setup.rings.is_empty() {
-            return Err(io::Error::other("nothing to serve"));
-        }
-        Ok(vec![EchoWorker(setup.rings)])
-    }
-
-    fn stop(&mut self, workers: Vec<EchoWorker>) -> Vec<Ring> {
-        workers.into_iter().flat_map(|worker| worker.0).collect()
-    }
-}
-
-impl MutEventSubscriber for EchoWorker {
-    fn init(&mut self, ops: &mut EventOps) {
-        for ring in &self.0 {
-            ops.add(Events::with_data(ring.kick(), ring.index().into(), EventSet::IN))
-                .unwrap();
-        }
-    }
-
-    fn process(&mut self, events: Events, _: &mut EventOps) {
-        let ring = self
-            .0
-            .iter_mut()
-            .find(|ring| u32::from(ring.index()) == events.data())
-            .unwrap();
-        ring.kick().read().unwrap();
-        if let Err(error) = ring.drain(|chain| {
-            (chain.readable.len() < 100)
-                .then_some(0)
-                .ok_or(RingError::Protocol("too long"))
-        }) {
-            ring.fail(&error);
-        }
-    }
-}
 
 /// A machine with an echo device and its driver.
 struct Machine {
@@ -83,7 +23,7 @@ impl Machine {
         let config = Arc::new(ConfigSpace::new([1, 2, 3, 4, 5, 6, 7, 8], 4..8));
         let irq = IrqLine::new().unwrap();
         let thread = Arc::new(IoThread::spawn("test").unwrap());
-        let device = Echo(config.clone());
+        let device = Echo::<42>(config.clone());
         let transport = MmioTransport::new("echo", irq.clone(), |signals| {
             Function::new(device, vec![thread], memory, signals)
         })

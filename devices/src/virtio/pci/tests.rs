@@ -1,11 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 use super::{
     super::{
-        EventOps, EventSet, Events, MutEventSubscriber, Setup, VirtioDevice,
         config_space::ConfigSpace as DeviceConfig,
         io_thread::IoThread,
-        queue::{Queue, Ring},
-        testing::{self, Driver},
+        queue::Queue,
+        testing::{self, Driver, Echo},
     },
     *,
 };
@@ -19,51 +18,6 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 use vm_memory::GuestMemoryMmap;
-
-/// Two queues and eight bytes of configuration, of which the last four can be written. Its worker returns every chain.
-struct Echo(Arc<DeviceConfig>);
-
-struct EchoWorker(Vec<Ring>);
-
-impl VirtioDevice for Echo {
-    type Worker = EchoWorker;
-    const TYPE: u16 = 2;
-
-    fn features(&self) -> u64 {
-        1 << 3
-    }
-    fn queue_sizes(&self) -> &[u16] {
-        &[16, 8]
-    }
-    fn config(&self) -> &Arc<DeviceConfig> {
-        &self.0
-    }
-    fn start(&mut self, setup: Setup) -> io::Result<Vec<EchoWorker>> {
-        Ok(vec![EchoWorker(setup.rings)])
-    }
-    fn stop(&mut self, workers: Vec<EchoWorker>) -> Vec<Ring> {
-        workers.into_iter().flat_map(|worker| worker.0).collect()
-    }
-}
-
-impl MutEventSubscriber for EchoWorker {
-    fn init(&mut self, ops: &mut EventOps) {
-        for ring in &self.0 {
-            ops.add(Events::with_data(ring.kick(), ring.index().into(), EventSet::IN))
-                .unwrap();
-        }
-    }
-    fn process(&mut self, events: Events, _: &mut EventOps) {
-        for ring in self
-            .0
-            .iter_mut()
-            .filter(|ring| u32::from(ring.index()) == events.data())
-        {
-            let _ = ring.kick().read();
-            ring.drain(|_| Ok(0)).unwrap();
-        }
-    }
-}
 
 /// Vectors by their message's data, and doorbells by their place.
 #[derive(Default)]
@@ -136,7 +90,7 @@ impl Machine {
             ports,
         };
         let thread = Arc::new(IoThread::spawn("test").unwrap());
-        let device = Echo(Arc::new(DeviceConfig::new([1, 2, 3, 4, 5, 6, 7, 8], 4..8)));
+        let device = Echo::<2>(Arc::new(DeviceConfig::new([1, 2, 3, 4, 5, 6, 7, 8], 4..8)));
         let (transport, space) = PciTransport::new("echo", &wiring, |signals| {
             Function::new(device, vec![thread], memory, signals).map_err(TransportError::from)
         })
@@ -390,6 +344,7 @@ fn a_bad_queue_selects_nothing() {
         let fields = [0x18, 0x1c, 0x1e, 0x20, 0x28, 0x30].map(|offset| machine.read_word(offset));
         assert_eq!((fields, machine.read_word(0x1a)), ([0; 6], NO_VECTOR), "{index}");
     }
+    machine.set_up(0, &Driver::new(8).queue);
     assert_eq!(machine.status(15), 15);
 }
 
