@@ -268,31 +268,37 @@ impl Buffers {
     /// Reads from a file at `offset` into all that is left, and consumes what was read. Less than everything means that
     /// the file has ended.
     pub fn fill_from(&mut self, file: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
-        self.transfer(offset, |iov, count, at| {
+        let fd = file.as_raw_fd();
+        self.transfer(offset, |parts, at| match parts {
             // SAFETY: the iovecs point to mapped guest memory, see `iovecs`.
-            unsafe { libc::preadv64(file.as_raw_fd(), iov, count, at) }
+            [part] => unsafe { libc::pread64(fd, part.iov_base, part.iov_len, at) },
+            // SAFETY: as above.
+            _ => unsafe { libc::preadv64(fd, parts.as_ptr(), count(parts), at) },
         })
     }
 
     /// Writes all that is left to a file at `offset`, and consumes it.
     pub fn drain_to(&mut self, file: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
-        self.transfer(offset, |iov, count, at| {
+        let fd = file.as_raw_fd();
+        self.transfer(offset, |parts, at| match parts {
             // SAFETY: as above.
-            unsafe { libc::pwritev64(file.as_raw_fd(), iov, count, at) }
+            [part] => unsafe { libc::pwrite64(fd, part.iov_base, part.iov_len, at) },
+            // SAFETY: as above.
+            _ => unsafe { libc::pwritev64(fd, parts.as_ptr(), count(parts), at) },
         })
     }
 
     /// One `readv`, for sockets and TAP devices; consumes what was read.
     pub fn receive_from(&mut self, file: BorrowedFd<'_>) -> io::Result<usize> {
         // SAFETY: as above.
-        let n = unsafe { libc::readv(file.as_raw_fd(), self.iovecs().as_ptr(), self.count()) };
+        let n = unsafe { libc::readv(file.as_raw_fd(), self.iovecs().as_ptr(), count(self.iovecs())) };
         self.consumed(n)
     }
 
     /// One `writev`, for sockets and TAP devices; consumes what was written.
     pub fn send_to(&mut self, file: BorrowedFd<'_>) -> io::Result<usize> {
         // SAFETY: as above.
-        let n = unsafe { libc::writev(file.as_raw_fd(), self.iovecs().as_ptr(), self.count()) };
+        let n = unsafe { libc::writev(file.as_raw_fd(), self.iovecs().as_ptr(), count(self.iovecs())) };
         self.consumed(n)
     }
 
@@ -342,20 +348,11 @@ impl Buffers {
                 iov_len: suffix.len(),
             });
         }
-        let count = parts.len().try_into().unwrap_or(MAX_IOVECS);
         // SAFETY: the parts are mapped guest memory, see `iovecs`, and `suffix`.
-        let n = unsafe { libc::readv(file.as_raw_fd(), parts.as_ptr(), count) };
+        let n = unsafe { libc::readv(file.as_raw_fd(), parts.as_ptr(), count(&parts)) };
         let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
         self.skip(n.min(len));
         Ok(n)
-    }
-
-    /// Parts that one system call takes.
-    fn count(&self) -> libc::c_int {
-        self.iovecs()
-            .len()
-            .try_into()
-            .map_or(MAX_IOVECS, |n: libc::c_int| n.min(MAX_IOVECS))
     }
 
     fn consumed(&mut self, n: isize) -> io::Result<usize> {
@@ -365,18 +362,14 @@ impl Buffers {
     }
 
     /// Repeats a positioned system call until all is done or it makes no progress.
-    fn transfer(
-        &mut self,
-        offset: u64,
-        call: impl Fn(*const libc::iovec, libc::c_int, i64) -> isize,
-    ) -> io::Result<usize> {
+    fn transfer(&mut self, offset: u64, call: impl Fn(&[libc::iovec], i64) -> isize) -> io::Result<usize> {
         let mut done = 0;
         while !self.is_empty() {
             let at = offset
                 .checked_add(done as u64)
                 .and_then(|at| i64::try_from(at).ok())
                 .ok_or(io::ErrorKind::InvalidInput)?;
-            match self.consumed(call(self.iovecs().as_ptr(), self.count(), at)) {
+            match self.consumed(call(self.iovecs(), at)) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -400,6 +393,12 @@ impl LastByte {
     pub fn set(&self, value: u8) {
         self.0.bytes().copy_from(&[value]);
     }
+}
+
+/// How many of the parts one system call takes.
+fn count(parts: &[libc::iovec]) -> libc::c_int {
+    let all = parts.len().try_into();
+    all.map_or(MAX_IOVECS, |n: libc::c_int| n.min(MAX_IOVECS))
 }
 
 /// `IOV_MAX` of Linux.
