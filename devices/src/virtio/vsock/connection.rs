@@ -249,10 +249,12 @@ impl Connection {
         }
     }
 
-    /// `n` bytes of the guest have left our room. The guest is told when it believes that half of the room is taken.
+    /// `n` bytes of the guest have left our room. The guest is told when it believes that half of the room is taken: of ours,
+    /// or of as much as it has itself, for newer kernels (Linux 6.1.192 is one) trust no host with more.
     pub fn forwarded(&mut self, n: usize) {
         self.forwarded = self.forwarded.wrapping_add(n as u32);
-        if self.received.wrapping_sub(self.advertised) > self.window / 2 && !self.guest.send {
+        let room = self.window.min(self.guest_window);
+        if self.received.wrapping_sub(self.advertised) > room / 2 && !self.guest.send {
             self.owed.credit = true;
         }
     }

@@ -84,6 +84,27 @@ fn credit_is_told_when_half_of_the_room_seems_taken() {
 }
 
 #[test]
+fn a_guest_with_less_room_than_ours_is_told_sooner() {
+    let mut connection = Connection::accept(
+        3,
+        PORTS,
+        100,
+        &Header {
+            room: 40,
+            ..packet(Op::Request)
+        },
+    );
+    while connection.next().is_some() {}
+    let data = |len| Header { room: 40, ..data(len) };
+    assert_eq!(connection.packet(&data(20)), Verdict::Data);
+    connection.forwarded(20);
+    assert!(!connection.owes());
+    assert_eq!(connection.packet(&data(20)), Verdict::Data);
+    connection.forwarded(1);
+    assert_eq!(connection.next().unwrap().op, Op::CreditUpdate);
+}
+
+#[test]
 fn more_than_the_room_breaks_the_rules() {
     let mut connection = open();
     assert_eq!(connection.packet(&data(101)), Verdict::Broken);
