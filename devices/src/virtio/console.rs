@@ -55,10 +55,10 @@ const HOST: u32 = u32::MAX;
 const REMIND: u32 = u32::MAX - 1;
 /// When the driver is reminded of the terminal's size: milliseconds since it started, or since the last time. Linux looks
 /// at it only when it hears of a change, and hears of none before its port is complete, some time after DRIVER_OK.
+///
+/// After the last of them, a driver that has written nothing yet is taken to listen. Linux throws input away before its port
+/// is complete, and without control messages it does not say when that is; on a busy machine it may take long.
 const REMINDERS: [u64; 5] = [10, 30, 120, 480, 2000];
-/// With so many of them left, a driver that has written nothing yet is taken to listen. Before its port is complete Linux
-/// throws input away, and without control messages it does not say when that is.
-const LISTENS: usize = 2;
 
 /// The device before, between and after drivers.
 #[derive(Debug)]
@@ -227,13 +227,16 @@ impl Reminder {
         }
     }
 
-    fn remind(&mut self, ports: &[Line]) {
+    /// Says whether it was for the last time.
+    fn remind(&mut self, ports: &[Line]) -> bool {
+        let last = self.left.len() == 0;
         if ports.iter().any(|line| line.port.has_size()) {
             self.signals.config();
         }
         if let Err(error) = self.set() {
             log::warn!("console: cannot set a timer: {error}");
         }
+        last
     }
 }
 
@@ -300,8 +303,7 @@ impl MutEventSubscriber for ConsoleWorker {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match &mut self.reminder {
             Some(reminder) if events.data() == REMIND => {
-                reminder.remind(&self.lines);
-                if self.control.is_none() && reminder.left.len() <= LISTENS {
+                if reminder.remind(&self.lines) && self.control.is_none() {
                     for line in &self.lines {
                         line.port.set_open(true);
                     }
