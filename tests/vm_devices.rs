@@ -116,28 +116,37 @@ fn every_device_works_beside_the_others_and_through_pauses() {
     all_at_once("Mmio", ["cordev0", "cordev1"]);
 }
 
-/// Takes every device from its driver and gives it back, 50 times, while programs use it; then all of them work.
+/// Takes every device from its driver and gives it back, again and again, while a program uses it; then all of them work.
 const REBIND: &str = "
-    busy() { while :; do $@ 2>/dev/null || usleep 5000; done; }
-    busy dd if=/dev/vda of=/dev/null bs=64k & busy dd if=/dev/vda of=/dev/vdb bs=4k conv=fsync &
-    busy dd if=/dev/hwrng of=/dev/null bs=64 count=16 &
-    say() { echo $1 > /dev/vport$2; }
-    for port in 0p0 0p1 1p0 1p1; do busy say hello $port & done
-    for driver in virtio_blk virtio_rng virtio_balloon virtio_console vmw_vsock_virtio_transport; do
-        cd /sys/bus/virtio/drivers/$driver; set -- virtio*
-        for round in $(seq 50); do for device; do echo $device > unbind; echo $device > bind; done; done
-        echo REBOUND $driver $(ls -d virtio* | wc -l)
-    done
-    kill $(jobs -p); wait 2>/dev/null; cd /
-    dd if=/dev/vda of=/dev/vdb bs=64k conv=fsync 2>/dev/null; set -- $(sha256sum /dev/vda) $(sha256sum /dev/vdb)
-    test $1 = $3 && dd if=/dev/hwrng of=/dev/null bs=64 count=16 2>/dev/null && echo WORKS";
+    busy() { while :; do eval \"$1\" 2>/dev/null; usleep 50000; done; }
+    disk() { for disk in /sys/block/vd*; do [ \"$(cat $disk/serial)\" = $1 ] && echo /dev/${disk##*/}; done; }
+    copy() { from=$(disk first) to=$(disk second); [ -b $from ] && [ -b $to ] && dd if=$from of=$to bs=64k conv=fsync; }
+    log() { for port in /dev/vport[0-9]*; do [ -c $port ] && seq 2000 > $port; done; }
+    rebind() {
+        busy \"$2\" &
+        cd /sys/bus/virtio/drivers/$1; set -- $1 virtio*
+        for round in $(seq $ROUNDS); do
+            for device; do [ $device = $1 ] || { echo $device > unbind; echo $device > bind; }; done
+        done
+        kill $!; echo REBOUND $1 $(ls -d virtio* | wc -l)
+    }
+    rebind virtio_blk copy
+    rebind virtio_rng 'dd if=/dev/hwrng of=/dev/null bs=64 count=64'
+    rebind virtio_console log
+    rebind virtio_balloon 'dd if=/dev/zero of=/tmp/memory bs=1M count=64; rm /tmp/memory'
+    rebind vmw_vsock_virtio_transport true
+    cd /; until log; do usleep 50000; done
+    copy && dd if=/dev/hwrng of=/dev/null bs=64 count=16 2>/dev/null && echo WORKS";
 
 #[test]
 fn every_driver_may_go_and_come_back_while_its_device_works() {
+    // How often; each takes an emulated host a moment.
+    let rounds = std::env::var("CORACLE_TEST_REBINDS").unwrap_or("8".to_string());
     let folder = Folder::new("rebind");
     let [first, second, socket, log] = ["first", "second", "vsock", "log"].map(|name| folder.join(name));
     fs::write(&first, pattern(BLOCKS)).unwrap();
     fs::write(&second, vec![0; 64 * BLOCKS as usize]).unwrap();
+    // Its own console is a device without a driver at times, so that output goes by the serial port.
     let config = serde_json::json!({
         "boot-source": { "boot_args": "console=ttyS0 reboot=k panic=-1 quiet" },
         "machine-config": { "vcpu_count": 1, "mem_size_mib": 192 },
@@ -147,7 +156,7 @@ fn every_driver_may_go_and_come_back_while_its_device_works() {
         "balloon": { "amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1 },
         "console": { "ports": [{ "name": "log", "to": { "file": log } }] },
     });
-    let (vm, console) = vm(&folder, config, REBIND);
+    let (vm, console) = vm(&folder, config, &format!("ROUNDS={rounds}; {REBIND}"));
 
     // On the host's side, programs call the guest and its balloon changes.
     let mut calls = 0;
@@ -167,13 +176,10 @@ fn every_driver_may_go_and_come_back_while_its_device_works() {
     };
     let text = text(&console);
     assert_eq!(outcome, Outcome::Exited(0), "{text}");
-    for rebound in ["blk 2", "rng 1", "balloon 1", "console 2", "transport 1"] {
-        assert!(
-            text.contains(&format!("{rebound}\n").replace('\n', "\r\n")),
-            "{rebound}: {text}"
-        );
+    for rebound in ["blk 2", "rng 1", "console 1", "balloon 1", "transport 1"] {
+        assert!(text.contains(rebound), "{rebound}: {text}");
     }
     assert!(text.contains("WORKS"), "{text}");
     assert!(fs::read(&second).unwrap() == pattern(BLOCKS), "the copy differs");
-    assert!(fs::read_to_string(&log).unwrap().contains("hello"));
+    assert!(fs::read_to_string(&log).unwrap().contains("\n1999"));
 }
