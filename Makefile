@@ -4,7 +4,7 @@ HOST := $(shell uname -m)
 
 # A compiler with the other architecture's standard library; Debian's packages have one.
 CROSS_RUSTC ?= /usr/bin/rustc
-GUEST = -p coracle-guest --bin coracle-guest --profile guest --target $(ARCH)-unknown-linux-gnu
+GUEST = -p coracle-guest --bin coracle-guest --no-default-features --profile guest --target $(ARCH)-unknown-linux-gnu
 STATIC = -- -C target-feature=+crt-static
 CORACLE = target/release/coracle
 

@@ -5,6 +5,23 @@
 //! step that fails names itself.
 pub mod spec;
 
+pub mod lifecycle;
+pub mod run;
+pub mod signals;
+pub mod state;
+
+mod blueprint;
+mod calls;
+mod channel;
+mod foreground;
+mod hooks;
+mod init;
+mod namespaces;
+mod privileges;
+mod process;
+mod tty;
+mod view;
+
 use std::io;
 
 /// Why a container could not be made, changed or removed.
@@ -26,6 +43,25 @@ pub enum Error {
         /// The value, the rule and the way out.
         problem: String,
     },
+    /// The container is not in a state in which that could be done, or not there at all.
+    #[error("container {id}: {problem}")]
+    State {
+        /// Its name.
+        id: String,
+        /// Its state, the rule and the way out.
+        problem: String,
+    },
+    /// The request itself makes no sense, or asks for what this runtime does not do.
+    #[error("{0}")]
+    Refused(String),
+    /// A step failed inside the container, whose words these are.
+    #[error("{why}")]
+    Inside {
+        /// What a shell would exit with: 127 for a program that is not there, 126 for one that cannot run.
+        code: u8,
+        /// The step, what it was about and what the kernel said.
+        why: String,
+    },
 }
 
 impl Error {
@@ -35,6 +71,34 @@ impl Error {
         move |source| Self::Step {
             wish,
             source: source.into(),
+        }
+    }
+
+    /// A complaint about a container's state.
+    pub fn state(id: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::State {
+            id: id.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// It and what it comes from, in one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+
+    /// What a shell would exit with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Inside { code, .. } => *code,
+            _ => 1,
         }
     }
 

@@ -1,0 +1,21 @@
+//! `coracle-oci`: the container runtime by the command line that runc has, for the tools that call one.
+//!
+//! One thread: containers are forked from it.
+mod arguments;
+mod commands;
+mod log;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = arguments::Arguments::parse();
+    let log = log::Log::new(&arguments);
+    match commands::run(arguments, &log) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            log.error(&error.chain());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
