@@ -1,0 +1,128 @@
+//! A bundle with an image in it, and a way into it: a thread with a mount namespace of its own.
+#![allow(
+    unsafe_code,
+    reason = "unshare(2) has no safe interface, since it may part threads from one another"
+)]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test program uses a part of it, and only tests use it"
+)]
+use coracle_guest::container::{
+    Result,
+    rootfs::{Entered, Rootfs},
+    spec::Spec,
+    system::KernelCalls,
+};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+/// A folder with `rootfs` in it, which goes with it.
+pub struct Bundle(PathBuf);
+
+impl Bundle {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "coracle-rootfs-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(path.join("rootfs")).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A path in the image.
+    pub fn image(&self, path: &str) -> PathBuf {
+        self.0.join("rootfs").join(path)
+    }
+
+    /// What `crun spec` and `runc spec` write, as far as it is about files.
+    pub fn default_config() -> Value {
+        let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"];
+        json!({
+            "ociVersion": "1.2.0",
+            "root": { "path": "rootfs", "readonly": true },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                  "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] },
+                { "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                  "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] },
+                { "destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": shm },
+                { "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+                  "options": ["nosuid", "noexec", "nodev"] },
+                { "destination": "/sys", "type": "sysfs", "source": "sysfs",
+                  "options": ["nosuid", "noexec", "nodev", "ro"] },
+                { "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                  "options": ["nosuid", "noexec", "nodev", "relatime", "ro"] },
+            ],
+            "linux": {
+                "namespaces": [{ "type": "mount" }],
+                "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/nothing", "/sys/firmware"],
+                "readonlyPaths": ["/proc/bus", "/proc/sys", "/proc/nothing"],
+            },
+        })
+    }
+
+    /// Makes the root file system, enters it, and gives what is seen there; none where this cannot be done here.
+    pub fn enter<T: Send>(&self, config: Value, look: impl FnOnce() -> T + Send) -> Option<Result<T>> {
+        self.stages(config, |entered| entered.seal(&KernelCalls).map(|()| look()))
+    }
+
+    /// As [`Self::enter`], before anything is sealed.
+    pub fn stages<T: Send>(&self, config: Value, then: impl FnOnce(Entered) -> Result<T> + Send) -> Option<Result<T>> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: mounting takes root");
+            return None;
+        }
+        let spec: Spec = serde_json::from_value(config).unwrap();
+        let make = || {
+            // SAFETY: the thread leaves the folders, the root and the mounts that it has in common with the others; it
+            // shares nothing else less, so nothing that they rely on changes.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+            let rootfs = Rootfs::new(&spec, &self.0)?;
+            then(rootfs.mount(&KernelCalls)?.enter(&KernelCalls)?)
+        };
+        Some(thread::scope(|scope| scope.spawn(make).join().unwrap()))
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// The thread's mounts: "/dev tmpfs rw,nosuid tmpfs rw,size=64k".
+pub fn mounts() -> Vec<String> {
+    let listed = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let line = |line: &str| {
+        let (place, kind) = line.split_once(" - ").unwrap();
+        let place: Vec<_> = place.split(' ').collect();
+        let kind: Vec<_> = kind.split(' ').collect();
+        format!("{} {} {} {} {}", place[4], kind[0], place[5], kind[1], kind[2])
+    };
+    listed.lines().map(line).collect()
+}
+
+/// Names in a folder, sorted.
+pub fn contents(path: impl AsRef<Path>) -> Vec<String> {
+    let names = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
