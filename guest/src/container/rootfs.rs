@@ -303,3 +303,6 @@ fn propagation(value: &str) -> Result<Option<(Propagation, bool)>> {
 fn is(problem: &io::Error, number: i32) -> bool {
     problem.raw_os_error() == Some(number)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 //! comes of it. Implementations keep no state of their own beyond what the kernel keeps for the process, and belong to
 //! its one thread.
 mod copy;
+#[cfg(test)]
+pub mod fake;
 mod linux;
 mod raw;
 

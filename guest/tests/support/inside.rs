@@ -6,6 +6,7 @@
 #![allow(
     dead_code,
     clippy::unwrap_used,
+    clippy::panic,
     reason = "each test program uses a part of it, and only tests use it"
 )]
 use coracle_guest::container::{
@@ -110,9 +111,11 @@ pub fn mounts() -> Vec<String> {
     let listed = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     let line = |line: &str| {
         let (place, kind) = line.split_once(" - ").unwrap();
-        let place: Vec<_> = place.split(' ').collect();
-        let kind: Vec<_> = kind.split(' ').collect();
-        format!("{} {} {} {} {}", place[4], kind[0], place[5], kind[1], kind[2])
+        let (place, kind): (Vec<_>, Vec<_>) = (place.split(' ').collect(), kind.split(' ').collect());
+        let ([_, _, _, _, point, attributes, ..], [kind, source, options]) = (&place[..], &kind[..]) else {
+            panic!("{line}");
+        };
+        format!("{point} {kind} {attributes} {source} {options}")
     };
     listed.lines().map(line).collect()
 }

@@ -459,12 +459,14 @@ impl Planned {
         if !v2 {
             set |= Attributes::READ_ONLY.set;
         }
-        let change = Attributes {
-            set,
-            ..Attributes::NONE
-        };
-        sys.set_mount((source.as_fd(), Path::new("")), &change, true)
-            .map_err(self.failed("set its attributes"))?;
+        if !set.is_empty() {
+            let change = Attributes {
+                set,
+                ..Attributes::NONE
+            };
+            sys.set_mount((source.as_fd(), Path::new("")), &change, true)
+                .map_err(self.failed("set its attributes"))?;
+        }
         self.spread(sys, source.as_fd())?;
         self.attach_source(sys, root, source)
     }

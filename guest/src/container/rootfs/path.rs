@@ -1,6 +1,7 @@
 //! Paths beneath the container's root. The image, and processes of other containers that share a folder with this one,
 //! are hostile: the kernel keeps every look-up within the root, and what was found is used by its descriptor, never by
 //! its name again.
+use super::is;
 use crate::container::{
     Error, Result,
     system::{How, Meta, OFlags, System},
@@ -49,7 +50,7 @@ pub(super) fn clean(path: &Path) -> PathBuf {
 /// Opens the place of a cleaned path; none if there is nothing.
 pub(super) fn find(sys: &dyn System, root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Place>> {
     let found = match sys.open(root, path, How::PLACE.without_links()) {
-        Err(problem) if problem.raw_os_error() == Some(libc::ELOOP) => {
+        Err(problem) if is(&problem, libc::ELOOP) => {
             sys.open(root, path, How::PLACE).map(|fd| Place { fd, by_link: true })
         }
         opened => opened.map(|fd| Place { fd, by_link: false }),
@@ -70,21 +71,21 @@ fn is_missing(problem: &io::Error) -> bool {
 /// would follow them, so one that points to nothing gets its target.
 pub(super) fn make(sys: &dyn System, root: BorrowedFd<'_>, path: &Path, missing: Missing) -> Result<Place> {
     let failed = |problem: io::Error| Error::step(format!("create the mount point /{}", path.display()))(problem);
-    let mut walk = Walk {
-        sys,
-        root,
-        at: None,
-        resolved: PathBuf::new(),
-        pending: path.iter().map(OsString::from).collect(),
-        links: 0,
-    };
+    let mut walk = Walk::new(sys, root, path);
     // Most often the last one alone is missing.
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
-        && let Ok(opened) = sys.open(root, parent, How::PLACE.without_links().with(OFlags::DIRECTORY))
+    if let Some((parent, name)) = path.parent().zip(path.file_name())
+        && !parent.as_os_str().is_empty()
     {
-        walk.at = Some(opened);
-        parent.clone_into(&mut walk.resolved);
-        walk.pending = path.file_name().map(OsString::from).into_iter().collect();
+        let how = How::PLACE.without_links().with(OFlags::DIRECTORY);
+        match sys.open(root, parent, how) {
+            Ok(opened) => {
+                walk.at = Some(opened);
+                parent.clone_into(&mut walk.resolved);
+                walk.pending = [name.to_owned()].into();
+            }
+            Err(problem) if is_missing(&problem) || is(&problem, libc::ELOOP) => {}
+            Err(problem) => return Err(failed(problem)),
+        }
     }
     walk.run(missing).map_err(failed)
 }
@@ -100,7 +101,18 @@ struct Walk<'a> {
     links: usize,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(sys: &'a dyn System, root: BorrowedFd<'a>, path: &Path) -> Self {
+        Self {
+            sys,
+            root,
+            at: None,
+            resolved: PathBuf::new(),
+            pending: path.iter().map(OsString::from).collect(),
+            links: 0,
+        }
+    }
+
     fn here(&self) -> BorrowedFd<'_> {
         self.at.as_ref().map_or(self.root, |fd| fd.as_fd())
     }
@@ -129,7 +141,7 @@ impl Walk<'_> {
         let path = Path::new(&name);
         let open = |walk: &Self| walk.sys.open(walk.here(), path, How::PLACE.with(OFlags::NOFOLLOW));
         let opened = match open(self) {
-            Err(problem) if problem.raw_os_error() == Some(libc::ENOENT) => {
+            Err(problem) if is(&problem, libc::ENOENT) => {
                 let made = if self.pending.is_empty() && missing == Missing::File {
                     let mode = Meta::FILE | 0o644;
                     self.sys.make_node(self.here(), path, Meta { mode, device: 0 })
