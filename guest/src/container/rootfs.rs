@@ -11,7 +11,7 @@
 //! | [`Entered::seal`] | the same | after sysctls are written, before capabilities are dropped and `startContainer` hooks run |
 //!
 //! A failure leaves mounts in the mount namespace alone, which ends with the process, and mount points that were
-//! missing in the image. Must never use a path beneath the container's root in any other way than [`path`] does: the
+//! missing in the image. Must never use a path beneath the container's root in any other way than the module `path` does: the
 //! image may be hostile, and so may be processes that change it meanwhile.
 mod devices;
 mod enter;

@@ -11,8 +11,7 @@
 )]
 use coracle_guest::container::{
     Result,
-    rootfs::{Entered, Rootfs},
-    spec::Spec,
+    rootfs::{Entered, Mounted, Rootfs},
     system::KernelCalls,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -77,27 +76,52 @@ impl Bundle {
         })
     }
 
-    /// Makes the root file system, enters it, and gives what is seen there; none where this cannot be done here.
-    pub fn enter<T: Send>(&self, config: Value, look: impl FnOnce() -> T + Send) -> Option<Result<T>> {
+    /// A procfs and these mounts, in an image that can be written.
+    pub fn mounts(mounts: Value) -> Value {
+        let mut all = vec![json!({ "destination": "/proc", "type": "proc" })];
+        all.extend(mounts.as_array().unwrap().iter().cloned());
+        json!({ "root": { "path": "rootfs" }, "mounts": all })
+    }
+
+    /// The configuration, checked.
+    pub fn rootfs(&self, config: Value) -> Result<Rootfs> {
+        Rootfs::new(&serde_json::from_value(config).unwrap(), &self.0)
+    }
+
+    /// Makes the root file system, enters it, and gives what is seen there.
+    pub fn enter<T: Send>(&self, config: Value, look: impl FnOnce() -> T + Send) -> Result<T> {
         self.stages(config, |entered| entered.seal(&KernelCalls).map(|()| look()))
     }
 
     /// As [`Self::enter`], before anything is sealed.
-    pub fn stages<T: Send>(&self, config: Value, then: impl FnOnce(Entered) -> Result<T> + Send) -> Option<Result<T>> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: mounting takes root");
-            return None;
-        }
-        let spec: Spec = serde_json::from_value(config).unwrap();
-        let make = || {
-            // SAFETY: the thread leaves the folders, the root and the mounts that it has in common with the others; it
-            // shares nothing else less, so nothing that they rely on changes.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
-            let rootfs = Rootfs::new(&spec, &self.0)?;
-            then(rootfs.mount(&KernelCalls)?.enter(&KernelCalls)?)
-        };
-        Some(thread::scope(|scope| scope.spawn(make).join().unwrap()))
+    pub fn stages<T: Send>(&self, config: Value, then: impl FnOnce(Entered) -> Result<T> + Send) -> Result<T> {
+        apart(|| then(self.rootfs(config)?.mount(&KernelCalls)?.enter(&KernelCalls)?))
     }
+
+    /// As it is right after the mounts, with the former root.
+    pub fn outside<T: Send>(&self, config: Value, look: impl FnOnce(Mounted) -> T + Send) -> Result<T> {
+        apart(|| Ok(look(self.rootfs(config)?.mount(&KernelCalls)?)))
+    }
+}
+
+/// Whether the tests can be run; says why not.
+pub fn possible() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: mounting takes root");
+    }
+    root
+}
+
+/// Does it in a mount namespace of its own.
+pub fn apart<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    let run = || {
+        // SAFETY: the thread leaves the folders, the root and the mounts that it has in common with the others; it
+        // shares nothing else less, so nothing that they rely on changes.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+        what()
+    };
+    thread::scope(|scope| scope.spawn(run).join().unwrap())
 }
 
 impl Drop for Bundle {
