@@ -4,7 +4,7 @@
 mod inside;
 
 use coracle_guest::container::system::KernelCalls;
-use inside::{Bundle, apart, contents, mounts, possible};
+use inside::{Bundle, FIRST_ID, apart, apart_as_nobody, contents, mounts, possible};
 use rustix::{
     fs::makedev,
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
@@ -479,4 +479,89 @@ fn the_console_is_a_terminal_of_the_containers() {
         .unwrap();
     assert_eq!(device, makedev(136, 0));
     assert_eq!(&echoed, b"hello\r\n");
+}
+
+#[test]
+fn a_user_namespace_gets_the_hosts_devices_and_sources_that_it_cannot_reach() {
+    if !possible() {
+        return;
+    }
+    let bundle = Bundle::new();
+    chown(bundle.image(""), Some(FIRST_ID), Some(FIRST_ID)).unwrap();
+    let data = bundle.path().join("private/data");
+    fs::create_dir_all(&data).unwrap();
+    fs::set_permissions(data.parent().unwrap(), fs::Permissions::from_mode(0o700)).unwrap();
+    let mapping = json!([{ "containerID": 0, "hostID": FIRST_ID, "size": 65536 }]);
+    let config = json!({
+        "root": { "path": "rootfs" },
+        "mounts": [
+            { "destination": "/dev", "type": "tmpfs", "options": ["nosuid", "mode=755"] },
+            { "destination": "/dev/pts", "type": "devpts", "options": ["newinstance", "ptmxmode=0666"] },
+            { "destination": "/data", "source": "private/data", "options": ["bind"] },
+            { "destination": "/mapped", "source": "private/data", "options": ["rbind", "ridmap"] },
+        ],
+        "linux": {
+            "namespaces": [{ "type": "user" }, { "type": "mount" }],
+            "uidMappings": mapping, "gidMappings": mapping, "readonlyPaths": ["/data"],
+        },
+    });
+    let mut rootfs = bundle.rootfs(config.clone()).unwrap();
+    rootfs.open_sources(&KernelCalls).unwrap();
+    let said = apart_as_nobody(|| {
+        let entered = rootfs
+            .mount(&KernelCalls)
+            .and_then(|mounted| mounted.enter(&KernelCalls));
+        if let Err(problem) = entered.and_then(|entered| entered.seal(&KernelCalls)) {
+            return format!("{problem}: {:?}", problem.source());
+        }
+        fs::write("/dev/null", "x").unwrap();
+        let null = fs::metadata("/dev/null").unwrap().rdev();
+        let owner = |path: &str| fs::metadata(path).unwrap().uid();
+        format!(
+            "{} {} {} {}",
+            null == makedev(1, 3),
+            owner("/data"),
+            owner("/mapped"),
+            is_read_only("/data/x")
+        )
+    });
+    assert_eq!(said, "true 65534 0 true");
+
+    // Without the runtime's help they stay out of reach, and the error says which.
+    let rootfs = bundle.rootfs(config).unwrap();
+    let said = apart_as_nobody(|| rootfs.mount(&KernelCalls).unwrap_err().to_string());
+    let expected = format!("cannot mount {} on /data with bind: open the source", data.display());
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn what_the_host_has_locked_stays_locked() {
+    if !possible() {
+        return;
+    }
+    let bundle = Bundle::new();
+    apart(|| {
+        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
+        let path = bundle.path().join("data");
+        fs::create_dir(&path).unwrap();
+        mount("tmpfs", &path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None).unwrap();
+        chown(bundle.image(""), Some(FIRST_ID), Some(FIRST_ID)).unwrap();
+        let with = |options: &[&str]| {
+            let mut config = Bundle::mounts(json!([{ "destination": "/d", "source": "data", "options": options }]));
+            config["mounts"].as_array_mut().unwrap().remove(0);
+            config["linux"] = json!({ "namespaces": [{ "type": "user" }] });
+            let rootfs = bundle.rootfs(config).unwrap();
+            apart_as_nobody(|| match rootfs.mount(&KernelCalls) {
+                Ok(_) => line(&mounts(), bundle.image("d").to_str().unwrap()),
+                Err(problem) => problem.to_string(),
+            })
+        };
+        let kept = with(&["rbind", "ro", "rw", "ro"]);
+        assert!(kept.contains(" tmpfs ro,nosuid,nodev,relatime "), "{kept}");
+        let refused = with(&["rbind", "suid"]);
+        assert!(
+            refused.ends_with("on /d with rbind,suid: set its attributes"),
+            "{refused}"
+        );
+    });
 }

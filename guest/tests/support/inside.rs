@@ -18,6 +18,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use serde_json::{Value, json};
 use std::{
     fs,
+    io::{self, Read as _, Write as _, pipe},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -123,6 +124,45 @@ pub fn apart<T: Send>(what: impl FnOnce() -> T + Send) -> T {
     };
     thread::scope(|scope| scope.spawn(run).join().unwrap())
 }
+
+/// Does it as root of a user namespace whose ids begin at [`FIRST_ID`], in a mount namespace of its own, in a process of
+/// its own: gives what it says.
+pub fn apart_as_nobody(what: impl FnOnce() -> String) -> String {
+    let (told, mut tell) = pipe().unwrap();
+    let ((mut ready, mut is_ready), (mut go, mut goes)) = (pipe().unwrap(), pipe().unwrap());
+    // SAFETY: glibc has its allocator ready in the child, and the child uses nothing else that another thread may hold.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            // SAFETY: the process has one thread.
+            unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }.unwrap();
+            is_ready.write_all(b"x").unwrap();
+            go.read_exact(&mut [0]).unwrap();
+            // SAFETY: bare system calls.
+            assert_eq!(unsafe { libc::setresgid(0, 0, 0) }, 0);
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::setresuid(0, 0, 0) }, 0);
+            what()
+        }));
+        let said = said.unwrap_or_else(|_| "it panicked".into());
+        tell.write_all(said.as_bytes()).unwrap();
+        // SAFETY: the process has nothing that would have to be done at its end.
+        unsafe { libc::_exit(0) };
+    }
+    drop((tell, is_ready));
+    ready.read_exact(&mut [0]).unwrap();
+    for map in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{child}/{map}"), format!("0 {FIRST_ID} 65536")).unwrap();
+    }
+    goes.write_all(b"x").unwrap();
+    let said = io::read_to_string(told).unwrap();
+    // SAFETY: it is a child that nobody has waited for yet.
+    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    said
+}
+
+/// The id outside of who is root inside.
+pub const FIRST_ID: u32 = 100_000;
 
 impl Drop for Bundle {
     fn drop(&mut self) {
