@@ -55,10 +55,13 @@ pub(super) fn find(sys: &dyn System, root: BorrowedFd<'_>, path: &Path) -> io::R
         }
         opened => opened.map(|fd| Place { fd, by_link: false }),
     };
+    present(found)
+}
+
+fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
-        Ok(place) => Ok(Some(place)),
         Err(problem) if is_missing(&problem) => Ok(None),
-        Err(problem) => Err(problem),
+        found => found.map(Some),
     }
 }
 
@@ -67,7 +70,7 @@ fn is_missing(problem: &io::Error) -> bool {
     matches!(problem.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR))
 }
 
-/// Makes what is missing on the way to a cleaned path, and at its end. Links are followed as a process with that root
+/// Makes what is missing on the way to a cleaned path that nothing was found by, and at its end. Links are followed as a process with that root
 /// would follow them, so one that points to nothing gets its target.
 pub(super) fn make(sys: &dyn System, root: BorrowedFd<'_>, path: &Path, missing: Missing) -> Result<Place> {
     let failed = |problem: io::Error| Error::step(format!("create the mount point /{}", path.display()))(problem);
@@ -87,6 +90,8 @@ pub(super) fn make(sys: &dyn System, root: BorrowedFd<'_>, path: &Path, missing:
             Err(problem) => return Err(failed(problem)),
         }
     }
+    // Whoever makes something has looked for it.
+    walk.end_is_missing |= walk.pending.len() == 1;
     walk.run(missing).map_err(failed)
 }
 
@@ -98,6 +103,8 @@ struct Walk<'a> {
     /// What `at` is, without links.
     resolved: PathBuf,
     pending: VecDeque<OsString>,
+    /// What is pending is one name, and nothing was found by it.
+    end_is_missing: bool,
     links: usize,
 }
 
@@ -109,6 +116,7 @@ impl<'a> Walk<'a> {
             at: None,
             resolved: PathBuf::new(),
             pending: path.iter().map(OsString::from).collect(),
+            end_is_missing: false,
             links: 0,
         }
     }
@@ -139,25 +147,28 @@ impl<'a> Walk<'a> {
 
     fn step(&mut self, name: OsString, missing: Missing) -> io::Result<()> {
         let path = Path::new(&name);
-        let open = |walk: &Self| walk.sys.open(walk.here(), path, How::PLACE.with(OFlags::NOFOLLOW));
-        let opened = match open(self) {
-            Err(problem) if is(&problem, libc::ENOENT) => {
-                let made = if self.pending.is_empty() && missing == Missing::File {
-                    let mode = Meta::FILE | 0o644;
-                    self.sys.make_node(self.here(), path, Meta { mode, device: 0 })
-                } else {
-                    self.sys.make_dir(self.here(), path, 0o755)
-                };
-                match made {
-                    // Somebody was faster, with whatever it is.
-                    Err(problem) if problem.kind() != io::ErrorKind::AlreadyExists => return Err(problem),
-                    _ => open(self)?,
-                }
-            }
-            opened => opened?,
+        let place = How::PLACE.with(OFlags::NOFOLLOW);
+        let open = |walk: &Self| walk.sys.open(walk.here(), path, place);
+        let found = if std::mem::take(&mut self.end_is_missing) {
+            None
+        } else {
+            present(open(self))?
         };
-        let meta = self.sys.meta(opened.as_fd())?;
-        if meta.kind() != Meta::LINK {
+        let opened = match found {
+            Some(found) => found,
+            None => match self.create(path, missing) {
+                // Somebody was faster, with whatever it is; or it is a link to what is missing.
+                Err(problem) if problem.kind() == io::ErrorKind::AlreadyExists => open(self)?,
+                Err(problem) => return Err(problem),
+                Ok(Missing::File) => open(self)?,
+                Ok(Missing::Directory) => {
+                    self.at = Some(self.sys.open(self.here(), path, place.with(OFlags::DIRECTORY))?);
+                    self.resolved.push(name);
+                    return Ok(());
+                }
+            },
+        };
+        if self.sys.meta(opened.as_fd())?.kind() != Meta::LINK {
             self.at = Some(opened);
             self.resolved.push(name);
             return Ok(());
@@ -168,6 +179,17 @@ impl<'a> Walk<'a> {
         }
         self.follow(&self.sys.read_link(opened.as_fd())?);
         Ok(())
+    }
+
+    /// Says what was made.
+    fn create(&self, path: &Path, missing: Missing) -> io::Result<Missing> {
+        if self.pending.is_empty() && missing == Missing::File {
+            let mode = Meta::FILE | 0o644;
+            self.sys.make_node(self.here(), path, Meta { mode, device: 0 })?;
+            return Ok(Missing::File);
+        }
+        self.sys.make_dir(self.here(), path, 0o755)?;
+        Ok(Missing::Directory)
     }
 
     fn follow(&mut self, target: &Path) {
