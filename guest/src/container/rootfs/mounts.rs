@@ -269,7 +269,7 @@ impl Planned {
                 ..Attributes::NONE
             };
             sys.set_mount(at, &change, self.options.ids.unwrap_or(false))
-                .map_err(self.failed("map its ids"))?;
+                .map_err(self.failed("map its ids, which not every file system knows how to"))?;
         }
         for (wanted, recursive) in [(self.options.all, true), (self.options.own, false)] {
             if !wanted.is_none() {

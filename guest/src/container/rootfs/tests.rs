@@ -106,7 +106,7 @@ fn a_step_that_fails_is_the_last_one_and_names_itself() {
         "cannot mount the root /bundle/rootfs on itself",
         "cannot mount tmpfs on /dev with nosuid,mode=755,ro: set mode: the kernel says \"so it is\"",
         "cannot create the mount point /dev/pts",
-        "cannot mount /bundle/data on /data with rbind,rro,rslave,noatime: map its ids",
+        "cannot mount /bundle/data on /data with rbind,rro,rslave,noatime: map its ids, which not every file system knows how to",
         "cannot make the device /dev/disk/a",
         "cannot pivot to the container's root",
         "cannot mask /proc/keys",
