@@ -432,7 +432,7 @@ fn mounts_of_the_host_arrive_only_where_they_are_wanted() {
             (vec!["rbind"], "rshared", true),
         ] {
             let mut config = Bundle::mounts(json!([{ "destination": "/d", "source": "data", "options": options }]));
-            config["linux"] = json!({ "rootfsPropagation": propagation });
+            config["linux"]["rootfsPropagation"] = json!(propagation);
             let before = mounts().len();
             let (ready, go) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
             let seen = std::thread::scope(|scope| {
@@ -561,7 +561,7 @@ fn a_user_namespace_owns_what_is_mapped_for_it() {
     let mapping = json!([{ "containerID": 0, "hostID": FIRST_ID, "size": 65536 }]);
     let mut config = Bundle::mounts(json!([{ "destination": "/d", "source": "data", "options": ["rbind", "ridmap"] }]));
     config["mounts"].as_array_mut().unwrap().remove(0);
-    config["linux"] = json!({ "namespaces": [{ "type": "user" }], "uidMappings": mapping, "gidMappings": mapping });
+    config["linux"] = json!({ "namespaces": [{ "type": "user" }, { "type": "mount" }], "uidMappings": mapping, "gidMappings": mapping });
     let mut rootfs = bundle.rootfs(config).unwrap();
     if with_mapped_ids(rootfs.open_sources(&KernelCalls)).is_none() {
         return;
@@ -604,7 +604,7 @@ fn what_the_host_has_locked_stays_locked() {
         let with = |options: &[&str]| {
             let mut config = Bundle::mounts(json!([{ "destination": "/d", "source": "data", "options": options }]));
             config["mounts"].as_array_mut().unwrap().remove(0);
-            config["linux"] = json!({ "namespaces": [{ "type": "user" }] });
+            config["linux"] = json!({ "namespaces": [{ "type": "user" }, { "type": "mount" }] });
             let rootfs = bundle.rootfs(config).unwrap();
             apart_as_nobody(|| match rootfs.mount(&KernelCalls) {
                 Ok(_) => line(&mounts(), bundle.image("d").to_str().unwrap()),

@@ -68,7 +68,7 @@ pub struct Entered {
 }
 
 impl Rootfs {
-    /// Checks what the configuration wants. Paths of sources and the root are relative to the bundle, which is absolute.
+    /// Checks what the configuration wants; a mount namespace has to be among it. Paths of sources and the root are relative to the bundle, which is absolute.
     ///
     /// # Errors
     /// What makes no sense or is not supported, by its key.
@@ -80,16 +80,16 @@ impl Rootfs {
             let problem = "labels of SELinux are not supported; leave it out";
             return Err(Error::spec("linux.mountLabel", problem));
         }
-        let new = |kind| linux.namespaces.iter().any(|namespace| namespace.kind == kind);
+        let has = |kind| linux.namespaces.iter().any(|namespace| namespace.kind == kind);
         let mut mounts = Vec::new();
         for (index, mount) in spec.mounts.iter().enumerate() {
             let mut planned = Planned::new(mount, index, bundle)?;
             planned.map_ids(mount, (&linux.uid_mappings, &linux.gid_mappings))?;
-            planned.own_cgroups = new(NamespaceKind::Cgroup);
+            planned.own_cgroups = has(NamespaceKind::Cgroup);
             mounts.push(planned);
         }
         mounts::postpone_read_only(&mut mounts);
-        Ok(Self {
+        let plan = Self {
             path: bundle.join(&root.path),
             propagation: linux
                 .rootfs_propagation
@@ -97,14 +97,19 @@ impl Rootfs {
                 .map(propagation)
                 .transpose()?
                 .flatten(),
-            devices: Devices::new(&linux.devices, &mounts, new(NamespaceKind::User))?,
+            devices: Devices::new(&linux.devices, &mounts, has(NamespaceKind::User))?,
             mounts,
             sources: BTreeMap::new(),
-            masked: linux.masked_paths.iter().map(|hidden| path::clean(hidden)).collect(),
-            read_only_paths: linux.readonly_paths.iter().map(|sealed| path::clean(sealed)).collect(),
+            masked: below_root("linux.maskedPaths", &linux.masked_paths)?,
+            read_only_paths: below_root("linux.readonlyPaths", &linux.readonly_paths)?,
             read_only: root.readonly,
             no_pivot: false,
-        })
+        };
+        if !has(NamespaceKind::Mount) {
+            let problem = "has no mount namespace: the mounts would be the host's; add {\"type\": \"mount\"}";
+            return Err(Error::spec("linux.namespaces", problem));
+        }
+        Ok(plan)
     }
 
     /// The root is changed by chroot(2) and not by pivot_root(2), as on an initramfs, where it is so anyway.
@@ -282,6 +287,17 @@ impl Entered {
         }
         Ok(())
     }
+}
+
+fn below_root(key: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let cleaned: Vec<_> = paths.iter().map(|path| path::clean(path)).collect();
+    if cleaned.iter().any(|path| path.as_os_str().is_empty()) {
+        return Err(Error::spec(
+            key,
+            "the root itself is not to be listed; root.readonly makes it read-only",
+        ));
+    }
+    Ok(cleaned)
 }
 
 /// Value of `linux.rootfsPropagation`; "" is none.

@@ -81,7 +81,7 @@ impl Bundle {
     pub fn mounts(mounts: Value) -> Value {
         let mut all = vec![json!({ "destination": "/proc", "type": "proc" })];
         all.extend(mounts.as_array().unwrap().iter().cloned());
-        json!({ "root": { "path": "rootfs" }, "mounts": all })
+        json!({ "root": { "path": "rootfs" }, "mounts": all, "linux": { "namespaces": [{ "type": "mount" }] } })
     }
 
     /// The configuration, checked.

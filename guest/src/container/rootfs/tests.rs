@@ -12,7 +12,7 @@ fn plan(config: Value) -> Result<Rootfs> {
 }
 
 fn with_mounts(mounts: Value) -> Value {
-    json!({ "root": { "path": "rootfs" }, "mounts": mounts })
+    json!({ "root": { "path": "rootfs" }, "mounts": mounts, "linux": { "namespaces": [{ "type": "mount" }] } })
 }
 
 /// Makes all of it.
@@ -59,6 +59,7 @@ fn everything() -> Value {
               "gidMappings": [{ "containerID": 0, "hostID": 8, "size": 2 }] },
         ],
         "linux": {
+            "namespaces": [{ "type": "mount" }],
             "rootfsPropagation": "shared",
             "devices": [{ "type": "b", "path": "/dev/disk/a", "major": 8, "minor": 1, "fileMode": 0o640, "gid": 6 }],
             "maskedPaths": ["/proc/keys", "/proc/none", "/sys/firmware", "/sys/devices/x"],
@@ -171,6 +172,10 @@ fn what_makes_no_sense_is_refused_by_its_key() {
         (
             mount(json!({ "destination": "/d", "type": "proc", "options": ["tmpcopyup"] })),
             "\"tmpcopyup\" is for a tmpfs",
+        ),
+        (
+            refusal(json!({ "root": { "path": "r" } })),
+            "linux.namespaces: has no mount namespace",
         ),
         (
             refusal(json!({ "root": { "path": "r" }, "linux": { "rootfsPropagation": "ro" } })),
@@ -357,7 +362,7 @@ fn devices_that_are_something_else_are_not_taken_for_devices() {
     assert!(sys.calls().contains(&format!("unlink {ROOT}/dev/ptmx")));
     // The host's /dev is left as it is, and what it has as null must be null to hide anything.
     let mut config = with_mounts(json!([{ "destination": "/dev/", "source": "/dev", "options": ["rbind"] }]));
-    config["linux"] = json!({ "maskedPaths": ["/proc/keys"] });
+    config["linux"]["maskedPaths"] = json!(["/proc/keys"]);
     let sys = null(Meta::CHARACTER | 0o666, (1, 5)).with_file(&format!("{ROOT}/proc/keys"), Meta::FILE, (0, 0));
     let problem = run(&sys, config).unwrap_err().to_string();
     assert!(
@@ -430,7 +435,7 @@ fn an_initramfs_is_covered_and_not_left() {
 fn mounts_spread_as_is_wished() {
     let first = |propagation: &str, options: &[&str]| {
         let mut config = with_mounts(json!([{ "destination": "/d", "source": "s", "options": options }]));
-        config["linux"] = json!({ "rootfsPropagation": propagation });
+        config["linux"]["rootfsPropagation"] = json!(propagation);
         let sys = Fake::default();
         run(&sys, config).unwrap();
         let calls = sys.calls();
