@@ -4,6 +4,7 @@
 //! process builds its own view (namespaces, root file system, credentials) step by step, and becomes the workload. Every
 //! step that fails names itself.
 pub mod rootfs;
+pub mod seccomp;
 pub mod spec;
 pub mod system;
 
