@@ -3,6 +3,7 @@
 //! A container is made by a chain of processes: the caller sets the stage (state folder, cgroup), the container's first
 //! process builds its own view (namespaces, root file system, credentials) step by step, and becomes the workload. Every
 //! step that fails names itself.
+pub mod cgroup;
 pub mod rootfs;
 pub mod seccomp;
 pub mod spec;
