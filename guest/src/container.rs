@@ -4,15 +4,14 @@
 //! process builds its own view (namespaces, root file system, credentials) step by step, and becomes the workload. Every
 //! step that fails names itself.
 pub mod cgroup;
-pub mod rootfs;
-pub mod seccomp;
-pub mod spec;
-pub mod system;
-
 pub mod lifecycle;
+pub mod rootfs;
 pub mod run;
+pub mod seccomp;
 pub mod signals;
+pub mod spec;
 pub mod state;
+pub mod system;
 
 mod blueprint;
 mod calls;
@@ -24,7 +23,6 @@ mod namespaces;
 mod privileges;
 mod process;
 mod tty;
-mod view;
 
 use std::io;
 

@@ -5,6 +5,7 @@ use super::{
     namespaces::Plan,
     privileges::Privileges,
     process::Attributes,
+    seccomp::Filter,
     spec::{Hooks, Linux, NamespaceKind, Process, Spec},
     state::absolute,
 };
@@ -32,6 +33,7 @@ pub(super) struct Workload {
     pub(super) terminal: bool,
     pub(super) size: Option<(u16, u16)>,
     pub(super) no_new_privileges: bool,
+    filter: Option<Filter>,
     /// Descriptors from 3 on that it inherits.
     pub(super) preserve_fds: u32,
 }
@@ -55,16 +57,31 @@ impl Workload {
                 ));
             }
         }
-        let (privileges, warnings) = Privileges::new(process)?;
+        let (privileges, mut warnings) = Privileges::new(process)?;
+        let filter = linux.seccomp.as_ref().map(Filter::compile).transpose()?;
+        if let Some(filter) = &filter {
+            if filter.notifies() {
+                let problem = "SCMP_ACT_NOTIFY is not supported: choose another action";
+                return Err(Error::spec("linux.seccomp", problem));
+            }
+            let unknown = filter.unknown_calls().iter();
+            warnings.extend(unknown.map(|call| format!("linux.seccomp: there is no system call {call}; left out")));
+        }
         let workload = Self {
             attributes: Attributes::new(process, linux.personality.as_ref())?,
             privileges,
             terminal: process.terminal,
             size: process.console_size.map(|size| (size.height, size.width)),
             no_new_privileges: process.no_new_privileges,
+            filter,
             preserve_fds: 0,
         };
         Ok((workload, warnings))
+    }
+
+    /// From here on, this process makes no other system calls than the configuration lets it.
+    pub(super) fn filter_calls(&self) -> Result<()> {
+        self.filter.as_ref().map_or(Ok(()), |filter| filter.load().map(drop))
     }
 }
 

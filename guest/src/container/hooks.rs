@@ -10,7 +10,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::process::CommandExt as _,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
 };
 
 /// How much of what a hook says becomes part of an error.

@@ -20,9 +20,10 @@ use super::{
     calls,
     channel::{Channel, Message},
     hooks,
-    spec::{NamespaceKind, Spec},
+    rootfs::{Mounted, Rootfs},
+    spec::NamespaceKind,
     state::{ProcessId, Record, Status},
-    tty, view,
+    system::KernelCalls, tty,
 };
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, accept_with, socket_with},
@@ -48,8 +49,8 @@ pub(super) struct Init<'a> {
     pub(super) console: Option<OwnedFd>,
     /// A new session keyring is made.
     pub(super) keyring: bool,
-    /// The root is changed by pivot_root(2).
-    pub(super) pivot: bool,
+    /// Its root file system.
+    pub(super) rootfs: Option<Rootfs>,
 }
 
 impl Init<'_> {
@@ -66,8 +67,11 @@ impl Init<'_> {
     fn go(&mut self) -> Result<std::convert::Infallible> {
         self.enter_namespaces()?;
         self.name_things()?;
-        self.build_view()?;
+        let mounted = self.mount()?;
+        self.run_hooks(Status::Creating, |hooks| ("createContainer", hooks.create_container))?;
+        let entered = mounted.enter(&KernelCalls)?;
         let Some(workload) = &self.blueprint.workload else {
+            entered.seal(&KernelCalls)?;
             self.wait_for_start()?;
             return Err(Error::spec("process", "is not there, so there is nothing to start"));
         };
@@ -75,20 +79,29 @@ impl Init<'_> {
         if let Some(socket) = self.console.take() {
             let owner = (workload.privileges.uid(), workload.privileges.gid());
             let terminal = tty::set_up(socket.as_fd(), workload.size, owner)?;
-            if self.blueprint.plan.creates(NamespaceKind::Mount) {
-                tty::bind_to_console(&terminal)?;
-            }
+            entered.console(&KernelCalls, terminal.as_fd())?;
         }
         attributes.make_cwd()?;
+        entered.seal(&KernelCalls)?;
         attributes.add_home(workload.privileges.uid());
         let program = attributes.find_program()?;
         self.wait_for_start()?;
         attributes.set_from_inside()?;
-        let spec = &self.blueprint.spec;
-        become_workload(spec, workload, || {
+        become_workload(workload, || {
             self.run_hooks(Status::Created, |hooks| ("startContainer", hooks.start_container))
         })?;
         Err(attributes.execute(&program))
+    }
+
+    /// Everything is in its place, and the hooks that come before the change of root have run outside.
+    fn mount(&mut self) -> Result<Mounted> {
+        let rootfs = self.rootfs.take().ok_or_else(|| Error::spec("root", "is not there"))?;
+        let mounted = rootfs.mount(&KernelCalls)?;
+        let hooks = self.blueprint.hooks();
+        if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
+            self.channel.ask(&Message::Hooks)?;
+        }
+        Ok(mounted)
     }
 
     fn enter_namespaces(&mut self) -> Result<()> {
@@ -138,16 +151,6 @@ impl Init<'_> {
         Ok(())
     }
 
-    fn build_view(&self) -> Result<()> {
-        view::mounts(self.blueprint)?;
-        let hooks = self.blueprint.hooks();
-        if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
-            self.channel.ask(&Message::Hooks)?;
-        }
-        self.run_hooks(Status::Creating, |hooks| ("createContainer", hooks.create_container))?;
-        view::change_root(self.blueprint)
-    }
-
     fn run_hooks(
         &self,
         status: Status,
@@ -176,10 +179,11 @@ impl Init<'_> {
     }
 }
 
-/// The container's own user and powers, and nothing of the runtime's.
-pub(super) fn become_workload(spec: &Spec, workload: &Workload, hooks: impl FnOnce() -> Result<()>) -> Result<()> {
-    if spec.linux.as_ref().is_some_and(|linux| linux.seccomp.is_some()) {
-        return Err(Error::spec("linux.seccomp", "not yet"));
+/// The container's own user and powers, and nothing of the runtime's. The filter of system calls comes as late as it
+/// can: without no_new_privs, loading it takes a right that goes with the privileges.
+pub(super) fn become_workload(workload: &Workload, hooks: impl FnOnce() -> Result<()>) -> Result<()> {
+    if !workload.no_new_privileges {
+        workload.filter_calls()?;
     }
     workload.privileges.take_on()?;
     workload.attributes.enter_cwd()?;
@@ -188,6 +192,7 @@ pub(super) fn become_workload(spec: &Spec, workload: &Workload, hooks: impl FnOn
         .map_err(Error::step("keep the runtime's own descriptors from the container"))?;
     if workload.no_new_privileges {
         rustix::thread::set_no_new_privs(true).map_err(Error::step("set no_new_privs"))?;
+        workload.filter_calls()?;
     }
     Ok(())
 }

@@ -4,12 +4,15 @@ use super::{
     Error, Result,
     blueprint::Blueprint,
     calls,
+    cgroup::{self, Cgroup, Hierarchy},
     channel::{Channel, Message},
     hooks,
     init::Init,
     namespaces,
-    spec::NamespaceKind,
+    rootfs::Rootfs,
+    spec::{Linux, NamespaceKind, Resources},
     state::{self, CONFIG, Folder, ProcessId, Record, START, Status, Store},
+    system::KernelCalls,
     tty,
 };
 use rustix::{
@@ -20,7 +23,7 @@ use rustix::{
 use std::{
     fs,
     io::{self, Write as _},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -95,6 +98,10 @@ pub(super) fn make(
         workload.preserve_fds = wishes.preserve_fds;
     }
     let (console, terminal) = console(&blueprint, wishes, foreground)?;
+    let mut rootfs = Rootfs::new(&blueprint.spec, &bundle)?.without_pivot(wishes.no_pivot);
+    if blueprint.plan.has(NamespaceKind::User) {
+        rootfs.open_sources(&KernelCalls)?;
+    }
     let mut record = Record {
         oci_version: blueprint.spec.oci_version.clone(),
         id: id.to_owned(),
@@ -109,13 +116,15 @@ pub(super) fn make(
     };
     let folder = store.create(id)?;
     let mut process = None;
-    let result = bring_up(
-        &folder,
-        &blueprint,
-        &mut record,
-        &mut process,
-        (console, wishes, hold, &config),
-    );
+    let setting = Setting {
+        rootfs,
+        console,
+        wishes,
+        hold,
+        config: &config,
+        warn,
+    };
+    let result = bring_up(&folder, &blueprint, &mut record, &mut process, setting);
     match (result, process) {
         (Ok(channel), Some(process)) => Ok(Made {
             folder,
@@ -138,6 +147,9 @@ pub(super) fn make(
 }
 
 fn tear_down(folder: Folder, record: &Record, poststop: &[super::spec::Hook], warn: Warn<'_>) {
+    if let Err(error) = remove_cgroup(record) {
+        warn(&error.chain());
+    }
     if let Err(error) = folder.remove() {
         warn(&error.chain());
     }
@@ -147,37 +159,64 @@ fn tear_down(folder: Folder, record: &Record, poststop: &[super::spec::Hook], wa
     }
 }
 
-type Setting<'a> = (Option<OwnedFd>, &'a Wishes, Hold, &'a [u8]);
+/// The first process has ended; others may be left where they have no PID namespace of their own.
+fn remove_cgroup(record: &Record) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let Some(cgroup) = record.cgroup.as_ref().map(Cgroup::at).filter(Cgroup::exists) else { return Ok(()) };
+    if cgroup.is_populated() {
+        cgroup.kill()?;
+        cgroup.wait_until_empty(PATIENCE)?;
+    }
+    cgroup.delete()
+}
+
+/// What a container is made with.
+struct Setting<'a> {
+    rootfs: Rootfs,
+    console: Option<OwnedFd>,
+    wishes: &'a Wishes,
+    hold: Hold,
+    config: &'a [u8],
+    warn: Warn<'a>,
+}
 
 fn bring_up(
     folder: &Folder,
     blueprint: &Blueprint,
     record: &mut Record,
     process: &mut Option<Pid>,
-    (console, wishes, hold, config): Setting<'_>,
+    setting: Setting<'_>,
 ) -> Result<Channel> {
-    folder.write(CONFIG, config)?;
-    let gate = match hold {
+    folder.write(CONFIG, setting.config)?;
+    let none = Linux::default();
+    let linux = blueprint.spec.linux.as_ref().unwrap_or(&none);
+    let placed = cgroup::place(&Hierarchy::detect()?, linux, &record.id)?;
+    placed.left_out.iter().for_each(|what| (setting.warn)(what));
+    record.cgroup = placed.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
+    let place = placed.cgroup.as_ref().map(Cgroup::folder).transpose()?;
+    let gate = match setting.hold {
         Hold::UntilStart => Some(listen_for_start(folder)?),
         Hold::ByMaker => None,
     };
     let (channel, theirs) = Channel::pair()?;
     let plan = &blueprint.plan;
     let flags = if plan.joins_any() { 0 } else { plan.fork_flags() };
-    let Some(forked) = calls::fork(flags, None).map_err(Error::step("fork the container's first process"))? else {
+    let Some(forked) = 
+        calls::fork(flags, place.as_ref().map(AsFd::as_fd)).map_err(Error::step("fork the container's first process"))?
+    else {
         drop(channel);
         let init = Init {
             blueprint,
             record,
             channel: theirs,
             gate,
-            console,
-            keyring: !wishes.no_new_keyring,
-            pivot: !wishes.no_pivot,
+            console: setting.console,
+            keyring: !setting.wishes.no_new_keyring,
+            rootfs: Some(setting.rootfs),
         };
         init.run();
     };
-    drop((theirs, gate, console));
+    drop((theirs, gate, setting.console, setting.rootfs));
     if plan.joins_any() {
         let made = channel.receive();
         waitpid(Some(forked), WaitOptions::empty()).map_err(Error::step("wait for a process in between"))?;
@@ -365,6 +404,7 @@ pub(super) fn status(record: &Record, waits_for_start: bool) -> Status {
         _ if record.creating => Status::Creating,
         None => Status::Stopped,
         Some(_) if waits_for_start => Status::Created,
+        Some(_) if record.cgroup.as_ref().is_some_and(|path| Cgroup::at(path).is_frozen()) => Status::Paused,
         Some(_) => Status::Running,
     }
 }
@@ -385,6 +425,9 @@ pub fn list(store: &Store) -> Result<Vec<(Record, Status)>> {
 pub fn kill(store: &Store, id: &str, signal: Signal, all: bool) -> Result<()> {
     let (_folder, record) = store.open(id)?;
     let status = status(&record, false);
+    if let Some(cgroup) = record.cgroup.as_ref().filter(|_| all) {
+        return kill_all(&Cgroup::at(cgroup), signal);
+    }
     let process = match (record.process, status) {
         (Some(process), Status::Running | Status::Created | Status::Paused | Status::Creating) => process,
         _ if all => return Ok(()),
@@ -397,6 +440,66 @@ pub fn kill(store: &Store, id: &str, signal: Signal, all: bool) -> Result<()> {
     };
     let wish = format!("send {signal:?} to process {} of container {id}", process.pid);
     send_signal(process, signal).map_err(Error::step(wish))
+}
+
+fn kill_all(cgroup: &Cgroup, signal: Signal) -> Result<()> {
+    if signal == Signal::KILL {
+        return cgroup.kill();
+    }
+    for pid in cgroup.processes()? {
+        // Those that have ended meanwhile need no signal.
+        if let Some(pid) = Pid::from_raw(pid) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+    Ok(())
+}
+
+/// Freezes all processes of a container that runs.
+pub fn pause(store: &Store, id: &str) -> Result<()> {
+    let (folder, record) = store.open(id)?;
+    match status(&record, folder.waits_for_start()) {
+        Status::Running | Status::Created => own_cgroup(&record, "frozen")?.freeze(),
+        other => Err(Error::state(id, format!("is {}; only a running one can be paused", other.name()))),
+    }
+}
+
+/// Lets the processes of a paused container go on.
+pub fn resume(store: &Store, id: &str) -> Result<()> {
+    let (_folder, record) = store.open(id)?;
+    match status(&record, false) {
+        Status::Paused => own_cgroup(&record, "thawed")?.thaw(),
+        other => Err(Error::state(id, format!("is {}; only a paused one can be resumed", other.name()))),
+    }
+}
+
+/// The cgroup of a container, for what cannot be done without one.
+pub fn own_cgroup(record: &Record, what: &str) -> Result<Cgroup> {
+    record.cgroup.as_ref().map(Cgroup::at).ok_or_else(|| {
+        let problem = format!("has no cgroup, so it cannot be {what}: this machine had no cgroup v2 when it was made");
+        Error::state(&record.id, problem)
+    })
+}
+
+/// Changes limits of a container; those that are not named stay.
+pub fn update(store: &Store, id: &str, resources: &Resources) -> Result<()> {
+    let (folder, record) = store.open(id)?;
+    match status(&record, folder.waits_for_start()) {
+        Status::Stopped => Err(Error::state(id, "is stopped; there is nothing to limit")),
+        _ => own_cgroup(&record, "limited")?.apply(resources),
+    }
+}
+
+/// The processes of a container, by the numbers of the machine.
+pub fn processes(store: &Store, id: &str) -> Result<Vec<i32>> {
+    let (record, status) = look(store, id)?;
+    if status == Status::Stopped {
+        return Err(Error::state(id, "is stopped; it has no processes"));
+    }
+    match &record.cgroup {
+        Some(cgroup) => Cgroup::at(cgroup).processes(),
+        None => record.process.map_or(Ok(Vec::new()), |process| process.descendants()),
+    }
 }
 
 /// By a descriptor, so that the process cannot be another by the time that the signal is sent.

@@ -10,7 +10,7 @@
 //! A process is known by its id together with the time of its start, since ids are used again.
 use super::{Error, Result, spec::Spec};
 use rustix::{
-    fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat},
+    fs::{AtFlags, FlockOperation, Mode, OFlags, flock, openat, renameat, unlinkat},
     io::Errno,
     process::Pid,
 };
@@ -19,7 +19,6 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{Read as _, Write as _},
-    os::unix::fs::MetadataExt as _,
     os::{fd::AsRawFd as _, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -82,11 +81,36 @@ impl ProcessId {
         Ok(Self { pid, start_time })
     }
 
+    /// It and those that come of it, as far as their parents are alive.
+    pub(super) fn descendants(self) -> Result<Vec<i32>> {
+        let entries = fs::read_dir("/proc").map_err(Error::step("list /proc"))?;
+        let all = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let parents: BTreeMap<i32, i32> = all.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+        let comes_of = |mut pid: i32| {
+            // No line of ancestors is longer than there are processes.
+            for _ in 0..=parents.len() {
+                match parents.get(&pid) {
+                    _ if pid == self.pid => return true,
+                    Some(above) => pid = *above,
+                    None => return false,
+                }
+            }
+            false
+        };
+        Ok(parents.keys().copied().filter(|pid| comes_of(*pid)).collect())
+    }
+
     /// It has not ended. One that nobody has waited for yet has.
     pub fn is_alive(self) -> bool {
         look_at(self.pid)
             .is_some_and(|(state, start_time)| start_time == self.start_time && !matches!(state, 'Z' | 'X'))
     }
+}
+
+/// Parent of a process.
+fn parent(pid: i32) -> Option<i32> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    line.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 /// State and start time of a process (proc_pid_stat(5)).
@@ -325,14 +349,6 @@ impl Folder {
         }
     }
 
-    /// Makes a folder in it.
-    pub(super) fn make_folder(&self, name: &str) -> Result<PathBuf> {
-        match mkdirat(&self.dir, name, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => Ok(self.path.join(name)),
-            Err(error) => Err(self.step("make", name)(error)),
-        }
-    }
-
     /// Forgets the container.
     pub(super) fn remove(self) -> Result<()> {
         for name in [START, CONFIG, STATE, NEW_STATE] {
@@ -342,7 +358,14 @@ impl Folder {
             Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(&self.path),
             result => result,
         }
-        .map_err(Error::step(format!("remove {}", self.path.display())))
+        .map_err(self.step("remove", ""))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A container's first process has a copy of the descriptor, which would hold the lock on.
+        let _ = flock(&self.dir, FlockOperation::Unlock);
     }
 }
 
@@ -391,12 +414,6 @@ fn rfc3339(since_1970: Duration) -> String {
 /// An absolute path, from where this process is.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).map_err(Error::step(format!("find {}", path.display())))
-}
-
-/// The same file, by whatever path.
-pub(super) fn same_file(one: &Path, other: &Path) -> bool {
-    let key = |path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-    key(one).is_some_and(|found| key(other) == Some(found))
 }
 
 #[cfg(test)]

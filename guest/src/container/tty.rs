@@ -1,9 +1,8 @@
 //! The terminal of a container's process: made inside the container, its master handed out over a socket.
-use super::{Error, Result, state::same_file};
+use super::{Error, Result};
 use rustix::{
     fs::{Gid, Mode, OFlags, Uid, fchown, open},
     io::{Errno, retry_on_intr},
-    mount::mount_bind,
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg, socket_with, socketpair,
@@ -81,23 +80,6 @@ pub(super) fn set_up(socket: BorrowedFd<'_>, size: Option<(u16, u16)>, owner: (u
     dup2_stdout(&terminal).map_err(Error::step(wish))?;
     dup2_stderr(&terminal).map_err(Error::step(wish))?;
     Ok(terminal)
-}
-
-/// Inside the container: the terminal becomes its `/dev/console`.
-pub(super) fn bind_to_console(terminal: &OwnedFd) -> Result<()> {
-    let console = Path::new("/dev/console");
-    let source = format!("/proc/self/fd/{}", terminal.as_raw_fd());
-    if same_file(console, Path::new(&source)) {
-        return Ok(());
-    }
-    let flags =
-        OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match open(console, flags, Mode::from_raw_mode(0o620)) {
-        // A console of the kernel's that is not there to be opened can still be mounted over.
-        Ok(_) | Err(Errno::NXIO | Errno::IO | Errno::NODEV | Errno::ROFS | Errno::ACCESS | Errno::PERM) => {}
-        Err(error) => return Err(Error::step("make /dev/console in the container")(error)),
-    }
-    mount_bind(source, console).map_err(Error::step("mount the terminal on /dev/console"))
 }
 
 fn send(socket: BorrowedFd<'_>, name: &[u8], master: BorrowedFd<'_>) -> Result<()> {
