@@ -4,6 +4,8 @@
 //! process builds its own view (namespaces, root file system, credentials) step by step, and becomes the workload. Every
 //! step that fails names itself.
 pub mod cgroup;
+pub mod exec;
+pub mod features;
 pub mod lifecycle;
 pub mod rootfs;
 pub mod run;

@@ -23,7 +23,8 @@ use super::{
     rootfs::{Mounted, Rootfs},
     spec::NamespaceKind,
     state::{ProcessId, Record, Status},
-    system::KernelCalls, tty,
+    system::KernelCalls,
+    tty,
 };
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, accept_with, socket_with},
@@ -120,9 +121,7 @@ impl Init<'_> {
                 become_root()?;
             }
         }
-        // From here on, processes that share its view must not look into it before it is the container's own program.
-        set_dumpable_behavior(DumpableBehavior::NotDumpable)
-            .map_err(Error::step("hide the container's first process"))?;
+        hide()?;
         setsid().map_err(Error::step("start a session"))?;
         if self.keyring {
             join_keyring(&self.record.id)?;
@@ -197,7 +196,13 @@ pub(super) fn become_workload(workload: &Workload, hooks: impl FnOnce() -> Resul
     Ok(())
 }
 
-fn become_root() -> Result<()> {
+/// Processes that share this one's view must not look into it before it is the container's own program.
+pub(super) fn hide() -> Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Error::step("hide the process from the container's"))
+}
+
+/// User 0 of the user namespace that this process is in.
+pub(super) fn become_root() -> Result<()> {
     let (uid, gid) = (Uid::ROOT, Gid::ROOT);
     set_thread_res_gid(gid, gid, gid).map_err(Error::step("become group 0 of the user namespace"))?;
     set_thread_res_uid(uid, uid, uid).map_err(Error::step("become user 0 of the user namespace"))?;
@@ -206,7 +211,8 @@ fn become_root() -> Result<()> {
     Ok(())
 }
 
-fn join_keyring(id: &str) -> Result<()> {
+/// The session keyring of the container; a new one for its first process.
+pub(super) fn join_keyring(id: &str) -> Result<()> {
     let name = CString::new(format!("_ses.{id}")).unwrap_or_default();
     match calls::join_new_keyring(&name) {
         // A kernel without keyrings has none to leave.

@@ -8,7 +8,6 @@ use super::{
     channel::{Channel, Message},
     hooks,
     init::Init,
-    namespaces,
     rootfs::Rootfs,
     spec::{Linux, NamespaceKind, Resources},
     state::{self, CONFIG, Folder, ProcessId, Record, START, Status, Store},
@@ -97,7 +96,8 @@ pub(super) fn make(
     if let Some(workload) = &mut blueprint.workload {
         workload.preserve_fds = wishes.preserve_fds;
     }
-    let (console, terminal) = console(&blueprint, wishes, foreground)?;
+    let wants_terminal = blueprint.workload.as_ref().is_some_and(|workload| workload.terminal);
+    let (console, terminal) = console_for(wants_terminal, wishes.console_socket.as_deref(), foreground)?;
     let mut rootfs = Rootfs::new(&blueprint.spec, &bundle)?.without_pivot(wishes.no_pivot);
     if blueprint.plan.has(NamespaceKind::User) {
         rootfs.open_sources(&KernelCalls)?;
@@ -162,7 +162,9 @@ fn tear_down(folder: Folder, record: &Record, poststop: &[super::spec::Hook], wa
 /// The first process has ended; others may be left where they have no PID namespace of their own.
 fn remove_cgroup(record: &Record) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(10);
-    let Some(cgroup) = record.cgroup.as_ref().map(Cgroup::at).filter(Cgroup::exists) else { return Ok(()) };
+    let Some(cgroup) = record.cgroup.as_ref().map(Cgroup::at).filter(Cgroup::exists) else {
+        return Ok(());
+    };
     if cgroup.is_populated() {
         cgroup.kill()?;
         cgroup.wait_until_empty(PATIENCE)?;
@@ -201,8 +203,8 @@ fn bring_up(
     let (channel, theirs) = Channel::pair()?;
     let plan = &blueprint.plan;
     let flags = if plan.joins_any() { 0 } else { plan.fork_flags() };
-    let Some(forked) = 
-        calls::fork(flags, place.as_ref().map(AsFd::as_fd)).map_err(Error::step("fork the container's first process"))?
+    let Some(forked) = calls::fork(flags, place.as_ref().map(AsFd::as_fd))
+        .map_err(Error::step("fork the container's first process"))?
     else {
         drop(channel);
         let init = Init {
@@ -261,7 +263,8 @@ fn accompany(folder: &Folder, blueprint: &Blueprint, record: &Record, channel: &
     }
 }
 
-fn died(process: Pid) -> Error {
+/// A process that said nothing more.
+pub(super) fn died(process: Pid) -> Error {
     let how = match waitpid(Some(process), WaitOptions::NOHANG) {
         Ok(Some((_, status))) => match (status.terminating_signal(), status.exit_status()) {
             (Some(signal), _) => format!("signal {signal} ended it"),
@@ -269,7 +272,7 @@ fn died(process: Pid) -> Error {
         },
         _ => "it closed its channel".to_owned(),
     };
-    Error::step("make the container: its first process is gone")(io::Error::other(how))
+    Error::step("go on: the process in the container is gone")(io::Error::other(how))
 }
 
 impl Made {
@@ -323,7 +326,8 @@ pub(super) fn write_pid(path: &Path, process: Pid) -> Result<()> {
     fs::rename(&new, path).map_err(Error::step(wish()))
 }
 
-fn check_descriptors(count: u32) -> Result<()> {
+/// The descriptors that are to be inherited have to be there.
+pub(super) fn check_descriptors(count: u32) -> Result<()> {
     for fd in 3..3_u32.saturating_add(count) {
         if !i32::try_from(fd).is_ok_and(calls::is_open) {
             let wish = format!("preserve {count} descriptors (--preserve-fds): {fd} is not open");
@@ -334,19 +338,22 @@ fn check_descriptors(count: u32) -> Result<()> {
 }
 
 /// Where the master of the terminal goes, and where it arrives if it is for this process.
-fn console(blueprint: &Blueprint, wishes: &Wishes, foreground: bool) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
-    let terminal = blueprint.workload.as_ref().is_some_and(|workload| workload.terminal);
-    match (&wishes.console_socket, terminal) {
+pub(super) fn console_for(
+    terminal: bool,
+    socket: Option<&Path>,
+    foreground: bool,
+) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    match (socket, terminal) {
         (Some(_), false) => Err(Error::spec(
             "process.terminal",
             "is false, but there is a console socket (--console-socket)",
         )),
         (Some(path), true) => Ok((Some(tty::connect_to(path)?), None)),
         (None, true) if foreground => tty::pair().map(|(one, other)| (Some(one), Some(other))),
-        (None, true) => Err(Error::spec(
-            "process.terminal",
-            "is true: give a socket with --console-socket, or run it in the foreground",
-        )),
+        (None, true) => {
+            let problem = "is true: give a socket with --console-socket, or run it in the foreground";
+            Err(Error::spec("process.terminal", problem))
+        }
         (None, false) => Ok((None, None)),
     }
 }
@@ -460,7 +467,10 @@ pub fn pause(store: &Store, id: &str) -> Result<()> {
     let (folder, record) = store.open(id)?;
     match status(&record, folder.waits_for_start()) {
         Status::Running | Status::Created => own_cgroup(&record, "frozen")?.freeze(),
-        other => Err(Error::state(id, format!("is {}; only a running one can be paused", other.name()))),
+        other => Err(Error::state(
+            id,
+            format!("is {}; only a running one can be paused", other.name()),
+        )),
     }
 }
 
@@ -469,7 +479,10 @@ pub fn resume(store: &Store, id: &str) -> Result<()> {
     let (_folder, record) = store.open(id)?;
     match status(&record, false) {
         Status::Paused => own_cgroup(&record, "thawed")?.thaw(),
-        other => Err(Error::state(id, format!("is {}; only a paused one can be resumed", other.name()))),
+        other => Err(Error::state(
+            id,
+            format!("is {}; only a paused one can be resumed", other.name()),
+        )),
     }
 }
 
@@ -568,14 +581,4 @@ fn end(process: ProcessId, id: &str) -> Result<()> {
         pause = (pause * 2).min(Duration::from_millis(20));
     }
     Ok(())
-}
-
-/// Names of the namespaces' files of a container's first process, for those who join them.
-pub(super) fn namespace_paths(process: ProcessId) -> impl Iterator<Item = (NamespaceKind, PathBuf)> {
-    namespaces::KINDS.into_iter().map(move |kind| {
-        (
-            kind,
-            PathBuf::from(format!("/proc/{}/ns/{}", process.pid, namespaces::file_name(kind))),
-        )
-    })
 }

@@ -1,18 +1,23 @@
 //! What each verb does with its arguments; the work itself is the library's.
+mod process;
+mod report;
+mod template;
+
 use crate::{
-    arguments::{Arguments, Command, Create, Format, List},
+    arguments::{Arguments, Command, Create, Update},
     log::Log,
 };
 use coracle_guest::container::{
-    Error, Result,
+    Error, Result, exec, features,
     lifecycle::{self, Wishes},
     run::{self, Manner},
     signals,
-    state::{Record, Status, Store, user_name},
+    spec::{BlockIo, Cpu, Memory, Pids, Resources},
+    state::Store,
 };
 use std::{
-    fmt::Write as _,
-    io::{self, Write as _},
+    fs,
+    io::{self, Read as _},
     path::PathBuf,
 };
 
@@ -32,14 +37,21 @@ pub(crate) fn run(arguments: Arguments, log: &Log) -> Result<u8> {
             };
             return run::run(&store, &wish.create.id.clone(), &wishes(wish.create), manner, &warn);
         }
-        Command::State(name) => {
-            let (record, status) = lifecycle::look(&store, &name.id)?;
-            print(&format!("{:#}\n", describe(&record, status)))?;
+        Command::Exec(wish) => {
+            let id = wish.id.clone();
+            return exec::exec(&store, &id, process::wishes(&store, wish)?, &warn);
         }
+        Command::State(name) => report::state(&store, &name.id)?,
         Command::Kill(kill) => lifecycle::kill(&store, &kill.id, signals::parse(&kill.signal)?, kill.all)?,
         Command::Delete(delete) => lifecycle::delete(&store, &delete.id, delete.force, &warn)?,
-        Command::List(wish) => print(&list(&store, &wish)?)?,
-        _ => return Err(Error::state("x", "not yet")),
+        Command::List(wish) => report::list(&store, &wish)?,
+        Command::Ps(wish) => report::processes(&store, &wish)?,
+        Command::Pause(name) => lifecycle::pause(&store, &name.id)?,
+        Command::Resume(name) => lifecycle::resume(&store, &name.id)?,
+        Command::Update(wish) => lifecycle::update(&store, &wish.id.clone(), &resources(wish)?)?,
+        Command::Events(wish) => report::events(&store, &wish)?,
+        Command::Features => report::print(&format!("{:#}\n", features::features()))?,
+        Command::Spec(wish) => template::write(&wish)?,
     }
     Ok(0)
 }
@@ -79,67 +91,51 @@ fn wishes(create: Create) -> Wishes {
     }
 }
 
-pub(crate) fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(Error::step("write to standard output"))
-}
-
-/// The state with what runc tells beside it.
-fn describe(record: &Record, status: Status) -> serde_json::Value {
-    let mut told = record.to_oci(status);
-    if let Some(told) = told.as_object_mut() {
-        told.insert("rootfs".into(), record.rootfs.display().to_string().into());
-        told.insert("created".into(), record.created.clone().into());
-        told.insert("owner".into(), user_name(record.owner).into());
-    }
-    told
-}
-
-fn list(store: &Store, wish: &List) -> Result<String> {
-    let all = lifecycle::list(store)?;
-    if wish.quiet {
-        return Ok(all.iter().map(|(record, _)| format!("{}\n", record.id)).collect());
-    }
-    if wish.format == Format::Json {
-        let all: Vec<_> = all.iter().map(|(record, status)| describe(record, *status)).collect();
-        return Ok(format!("{}\n", serde_json::Value::from(all)));
-    }
-    let rows = all.iter().map(|(record, status)| {
-        let told = record.to_oci(*status);
-        [
-            record.id.clone(),
-            told.get("pid").map(ToString::to_string).unwrap_or_default(),
-            status.name().to_owned(),
-            record.bundle.display().to_string(),
-            record.created.clone(),
-            user_name(record.owner),
-        ]
-    });
-    let head = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(ToOwned::to_owned);
-    Ok(table(&[head].into_iter().chain(rows).collect::<Vec<_>>()))
-}
-
-/// Columns as wide as what is in them.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    const GAP: usize = 4;
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(String::len)
-                .max()
-                .unwrap_or_default()
-                + GAP;
-            // Writing to a String cannot fail.
-            let _ = write!(line, "{cell:width$}");
+/// Limits from a file, or from flags.
+fn resources(wish: Update) -> Result<Resources> {
+    if let Some(path) = wish.resources {
+        let step = |verb: &str| format!("{verb} the limits in {}", path.display());
+        let mut text = Vec::new();
+        if path.as_os_str() == "-" {
+            io::stdin()
+                .lock()
+                .read_to_end(&mut text)
+                .map_err(Error::step(step("read")))?;
+        } else {
+            text = fs::read(&path).map_err(Error::step(step("read")))?;
         }
-        text.push_str(line.trim_end());
-        text.push('\n');
+        return serde_json::from_slice(&text).map_err(Error::step(step("understand")));
     }
-    text
+    let mut resources = Resources {
+        cpu: Some(Cpu {
+            shares: wish.cpu_share,
+            quota: wish.cpu_quota,
+            burst: wish.cpu_burst,
+            period: wish.cpu_period,
+            cpus: wish.cpuset_cpus,
+            mems: wish.cpuset_mems,
+            idle: wish.cpu_idle,
+            ..Cpu::default()
+        }),
+        memory: Some(Memory {
+            limit: wish.memory,
+            reservation: wish.memory_reservation,
+            swap: wish.memory_swap,
+            ..Memory::default()
+        }),
+        pids: wish.pids_limit.map(|limit| Pids { limit: Some(limit) }),
+        block_io: wish.blkio_weight.map(|weight| BlockIo {
+            weight: Some(weight),
+            ..BlockIo::default()
+        }),
+        ..Resources::default()
+    };
+    resources.cpu = resources.cpu.filter(|cpu| *cpu != Cpu::default());
+    resources.memory = resources.memory.filter(|memory| *memory != Memory::default());
+    if resources == Resources::default() {
+        return Err(Error::Refused(
+            "update: name a limit, or a file of them with --resources".to_owned(),
+        ));
+    }
+    Ok(resources)
 }
