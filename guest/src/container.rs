@@ -5,6 +5,7 @@
 //! step that fails names itself.
 pub mod cgroup;
 pub mod exec;
+pub mod executable;
 pub mod features;
 pub mod lifecycle;
 pub mod rootfs;

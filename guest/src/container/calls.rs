@@ -37,33 +37,43 @@ struct CloneArgs {
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A new process that goes on where this one is: `None` in the new one, its id in this one. `flags` are `CLONE_NEW*`
-/// and `CLONE_PARENT`; with a `cgroup` (a descriptor of its folder) the process is born in it.
+/// A new process that goes on where this one is: `None` in the new one, its id in this one. `flags` are `CLONE_NEW*`;
+/// with a `cgroup` (a descriptor of its folder) the process is born in it.
 pub(super) fn fork(flags: c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<Pid>> {
     // The folder has "." and ".." and one folder for each thread.
     let links = fs::metadata("/proc/self/task")?.nlink();
     if links != 3 {
+        let threads = links.saturating_sub(2);
         return Err(io::Error::other(format!(
-            "a process with {} threads cannot be forked",
-            links.saturating_sub(2)
+            "a process with {threads} threads cannot be forked"
         )));
     }
     let mut args = CloneArgs {
         flags: u64::from(flags.cast_unsigned()),
-        exit_signal: if flags & libc::CLONE_PARENT == 0 {
-            libc::SIGCHLD as u64
-        } else {
-            0
-        },
+        exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
     };
     if let Some(folder) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = folder.as_raw_fd() as u64;
     }
+    clone(&args)
+}
+
+/// As [`fork`], by a process that came of one and has one thread, therefore: the new process is its sibling. It may see
+/// a `/proc` by now in which it is not itself.
+pub(super) fn fork_sibling(flags: c_int) -> io::Result<Option<Pid>> {
+    // The signal at its end is that of this process.
+    clone(&CloneArgs {
+        flags: u64::from((flags | libc::CLONE_PARENT).cast_unsigned()),
+        ..CloneArgs::default()
+    })
+}
+
+fn clone(args: &CloneArgs) -> io::Result<Option<Pid>> {
     // SAFETY: `args` is a whole `clone_args` and asks for no shared memory, so the new process has a copy of this one;
-    // this process has one thread (checked above), so nothing in the copy is half done or locked.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    // both callers have one thread, so nothing in the copy is half done or locked.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, ptr::from_ref(args), size_of::<CloneArgs>()) };
     Ok(Pid::from_raw(answer(result)? as RawPid))
 }
 

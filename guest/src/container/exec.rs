@@ -212,7 +212,7 @@ impl<'a> Guest<'a> {
         if !between {
             return Ok(());
         }
-        let forked = calls::fork(libc::CLONE_PARENT, None).map_err(Error::step("fork a process in the container"))?;
+        let forked = calls::fork_sibling(0).map_err(Error::step("fork a process in the container"))?;
         if let Some(pid) = forked {
             channel.send(&Message::Made(pid.as_raw_nonzero().get()))?;
             calls::exit_now(0);

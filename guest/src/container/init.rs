@@ -109,7 +109,7 @@ impl Init<'_> {
         let plan = &self.blueprint.plan;
         if plan.joins_any() {
             plan.join()?;
-            let forked = calls::fork(plan.fork_flags() | libc::CLONE_PARENT, None);
+            let forked = calls::fork_sibling(plan.fork_flags());
             if let Some(pid) = forked.map_err(Error::step("fork the container's first process"))? {
                 self.channel.send(&Message::Made(pid.as_raw_nonzero().get()))?;
                 calls::exit_now(0);

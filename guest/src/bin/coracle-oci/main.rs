@@ -5,13 +5,19 @@ mod arguments;
 mod commands;
 mod log;
 
+use arguments::Command;
 use clap::Parser as _;
+use coracle_guest::container::executable;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
     let log = log::Log::new(&arguments);
-    match commands::run(arguments, &log) {
+    let outcome = match &arguments.command {
+        Command::Create(_) | Command::Run(_) | Command::Exec(_) => executable::run_from_copy(),
+        _ => Ok(()),
+    };
+    match outcome.and_then(|()| commands::run(arguments, &log)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             log.error(&error.chain());
