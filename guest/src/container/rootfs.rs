@@ -134,9 +134,12 @@ impl Rootfs {
     pub fn open_sources(&mut self, sys: &dyn System) -> Result<()> {
         let (first, _) = self.first_propagation();
         for (index, planned) in self.mounts.iter().enumerate() {
-            let Some(source) = planned.open_source(sys)? else {
-                continue;
+            let source = match planned.open_source(sys) {
+                // A runtime without root's power can do no more here than the container's first process there.
+                Err(Error::Step { source, .. }) if is(&source, libc::EPERM) => continue,
+                opened => opened?,
             };
+            let Some(source) = source else { continue };
             if first != Propagation::Shared {
                 let change = Attributes::spreading(first);
                 sys.set_mount((source.as_fd(), Path::new("")), &change, true)

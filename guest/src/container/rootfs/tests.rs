@@ -346,6 +346,26 @@ fn sources_are_prepared_with_the_runtimes_power() {
 }
 
 #[test]
+fn a_runtime_without_power_leaves_sources_to_the_container() {
+    let config = with_mounts(json!([{ "destination": "/d", "source": "s", "options": ["bind", "ro"] }]));
+    let outside = Fake::default().refusing("open_tree", libc::EPERM);
+    let mut rootfs = plan(config.clone()).unwrap();
+    rootfs.open_sources(&outside).unwrap();
+    assert_eq!(outside.calls(), ["open_tree /bundle/s"]);
+    let inside = Fake::default();
+    rootfs.mount(&inside).unwrap();
+    assert!(
+        inside
+            .calls()
+            .contains(&"attach @/bundle/s to @/bundle/rootfs/d".to_owned())
+    );
+
+    let outside = Fake::default().without("/bundle/s");
+    let problem = plan(config).unwrap().open_sources(&outside).unwrap_err().to_string();
+    assert_eq!(problem, "cannot mount /bundle/s on /d with bind,ro: open the source");
+}
+
+#[test]
 fn devices_that_are_something_else_are_not_taken_for_devices() {
     let null = |mode, device| Fake::default().with_file(&format!("{ROOT}/dev/null"), mode, device);
     let config = || with_mounts(json!([]));
