@@ -98,9 +98,11 @@ impl Devices {
             },
             owner: (0, 0),
         });
-        let mut nodes: Vec<_> = default
-            .filter(|node| listed.iter().all(|other| other.path != node.path))
-            .collect();
+        let wished = |node: &Node| {
+            let mounted = mounts.iter().any(|mount| mount.destination == node.path);
+            !mounted && listed.iter().all(|other| other.path != node.path)
+        };
+        let mut nodes: Vec<_> = default.filter(wished).collect();
         nodes.extend(listed);
         let dev = |mount: &Planned| mount.destination == Path::new("dev") && mount.is_bind();
         Ok(Self {
@@ -192,15 +194,18 @@ fn bind(sys: &dyn System, dir: BorrowedFd<'_>, (name, node): (&Path, &Node)) -> 
 fn link(sys: &dyn System, dev: BorrowedFd<'_>, name: &Path, target: &Path) -> Result<()> {
     let failed = || Error::step(format!("make the link /dev/{}", name.display()));
     match sys.make_link(target, dev, name) {
-        Err(problem) if problem.kind() == io::ErrorKind::AlreadyExists && name == Path::new("ptmx") => {
-            // A node of the image's would give terminals of the host.
-            sys.remove(dev, name)
-                .map_err(Error::step("remove the image's /dev/ptmx"))?;
-            sys.make_link(target, dev, name).map_err(failed())
-        }
-        Err(problem) if problem.kind() != io::ErrorKind::AlreadyExists => Err(failed()(problem)),
-        _ => Ok(()),
+        Err(problem) if problem.kind() == io::ErrorKind::AlreadyExists => {}
+        done => return done.map_err(failed()),
     }
+    let there = || sys.open(dev, name, How::PLACE.with(OFlags::NOFOLLOW));
+    if name != Path::new("ptmx") || sys.meta(there().map_err(failed())?.as_fd()).map_err(failed())?.kind() == Meta::LINK
+    {
+        return Ok(());
+    }
+    // A node of the image's would give terminals of the host.
+    sys.remove(dev, name)
+        .map_err(Error::step("remove the image's /dev/ptmx"))?;
+    sys.make_link(target, dev, name).map_err(failed())
 }
 
 /// Mounts the terminal on `/dev/console`.

@@ -380,6 +380,9 @@ fn devices_that_are_something_else_are_not_taken_for_devices() {
     let sys = Fake::default().with_file(&format!("{ROOT}/dev/ptmx"), Meta::CHARACTER | 0o666, (5, 2));
     run(&sys, config()).unwrap();
     assert!(sys.calls().contains(&format!("unlink {ROOT}/dev/ptmx")));
+    let sys = Fake::default().with_link(&format!("{ROOT}/dev/ptmx"), "pts/ptmx");
+    run(&sys, config()).unwrap();
+    assert!(!sys.calls().contains(&format!("unlink {ROOT}/dev/ptmx")));
     // The host's /dev is left as it is, and what it has as null must be null to hide anything.
     let mut config = with_mounts(json!([{ "destination": "/dev/", "source": "/dev", "options": ["rbind"] }]));
     config["linux"]["maskedPaths"] = json!(["/proc/keys"]);
@@ -393,6 +396,31 @@ fn devices_that_are_something_else_are_not_taken_for_devices() {
         !sys.calls()
             .iter()
             .any(|call| call.starts_with("mknod") || call.starts_with("symlink"))
+    );
+}
+
+#[test]
+fn devices_can_be_mounted_or_listed_instead() {
+    let mut config = with_mounts(json!([{ "destination": "/dev/null", "source": "/x", "options": ["bind"] }]));
+    config["linux"]["devices"] = json!([
+        { "type": "c", "path": "/dev/zero", "major": 1, "minor": 5, "fileMode": 0o600 },
+        { "type": "p", "path": "/pipe" },
+    ]);
+    let sys = Fake::default();
+    run(&sys, config).unwrap();
+    let made: Vec<_> = sys
+        .calls()
+        .into_iter()
+        .filter(|call| call.starts_with("mknod"))
+        .collect();
+    let names = ["full", "random", "urandom", "tty"].map(|name| format!("/dev/{name} 20666"));
+    let expected = names
+        .iter()
+        .map(String::as_str)
+        .chain(["/dev/zero 20600", "/pipe 10666"]);
+    assert!(
+        made.iter().zip(expected).all(|(made, name)| made.contains(name)) && made.len() == 6,
+        "{made:#?}"
     );
 }
 

@@ -73,6 +73,10 @@ fn one(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, found: &Stat, dept
         FileType::RegularFile => {
             // Not to wait for the other end of a pipe that took the file's place.
             let mut source = File::from(open(from, OFlags::RDONLY | OFlags::NONBLOCK)?);
+            if !source.metadata()?.is_file() {
+                // What took its place may be a disk of the host's.
+                return Err(Errno::AGAIN.into());
+            }
             let mut copy = File::from(open(to, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?);
             io::copy(&mut source, &mut copy)?;
         }
