@@ -22,7 +22,7 @@ mod seal;
 
 use super::{
     Error, Result,
-    spec::{NamespaceKind, Spec},
+    spec::{Linux, NamespaceKind, Spec},
     system::{Attributes, CWD, How, OFlags, Propagation, ResolveFlags, System},
 };
 use devices::Devices;
@@ -75,7 +75,8 @@ impl Rootfs {
     pub fn new(spec: &Spec, bundle: &Path) -> Result<Self> {
         let root = spec.root.as_ref().filter(|root| !root.path.as_os_str().is_empty());
         let root = root.ok_or_else(|| Error::spec("root.path", "is missing: a container needs a root file system"))?;
-        let linux = spec.linux.clone().unwrap_or_default();
+        let nothing = Linux::default();
+        let linux = spec.linux.as_ref().unwrap_or(&nothing);
         if linux.mount_label.as_ref().is_some_and(|label| !label.is_empty()) {
             let problem = "labels of SELinux are not supported; leave it out";
             return Err(Error::spec("linux.mountLabel", problem));
