@@ -2,7 +2,7 @@
 use super::Cgroup;
 use crate::container::{Error, Result};
 use rustix::{
-    fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags},
+    fs::inotify::{self, CreateFlags, WatchFlags},
     io::Errno,
 };
 use std::{
@@ -36,6 +36,10 @@ impl Cgroup {
         let descriptor = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(Error::step(wish()))?;
         let file = self.path().join("memory.events");
         inotify::add_watch(&descriptor, &file, WatchFlags::MODIFY).map_err(Error::step(wish()))?;
+        // The kernel does not tell a cgroup's own files that it is removed, only the folder above.
+        if let Some(above) = self.path().parent() {
+            inotify::add_watch(&descriptor, above, WatchFlags::DELETE).map_err(Error::step(wish()))?;
+        }
         Ok(OomWatch {
             descriptor,
             path: self.path().to_path_buf(),
@@ -44,7 +48,7 @@ impl Cgroup {
     }
 }
 
-/// A watch on a cgroup. Its descriptor becomes readable when [`Self::take`] may have something.
+/// A watch on a cgroup. Its descriptor becomes readable when [`Self::take`] may have something; often it has not.
 #[derive(Debug)]
 pub struct OomWatch {
     descriptor: OwnedFd,
@@ -66,14 +70,12 @@ pub enum OomNews {
 impl OomWatch {
     /// What is new. Does not wait.
     pub fn take(&mut self) -> Result<OomNews> {
-        let mut ended = false;
         let mut space = [MaybeUninit::uninit(); 512];
         let mut reader = inotify::Reader::new(&self.descriptor, &mut space);
         loop {
             match reader.next() {
-                Ok(event) => ended |= event.events().contains(ReadFlags::IGNORED),
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                Err(Errno::INTR) => {}
                 Err(errno) => {
                     let wish = format!("read what is new of the memory of {}", self.path.display());
                     return Err(Error::step(wish)(errno));
@@ -89,10 +91,6 @@ impl OomWatch {
         };
         self.seen = now;
         Ok(match more {
-            OomCounts {
-                limit_hits: 0,
-                kills: 0,
-            } if ended => OomNews::Gone,
             OomCounts {
                 limit_hits: 0,
                 kills: 0,
