@@ -269,7 +269,7 @@ fn processors_are_limited_and_updated() {
         (scratch.read("cpuset.cpus"), scratch.read("cpuset.mems")),
         ("0".to_owned(), "0".to_owned())
     );
-    let _spinner = scratch.spawn("while :; do :; done");
+    let mut spinner = scratch.spawn("while :; do :; done");
     wait_until("the quota is used up", || {
         scratch.0.stats().cpu.throttling.throttled_periods > 2
     });
@@ -292,6 +292,8 @@ fn processors_are_limited_and_updated() {
     assert_eq!(scratch.read("cpu.idle"), "1");
     update(json!({"cpu": {"idle": 0, "shares": 1024}}));
     assert_eq!(scratch.read("cpu.weight"), "100");
+    scratch.0.kill().unwrap();
+    spinner.wait().unwrap();
 }
 
 fn disks_are_limited_and_counted() {
@@ -409,7 +411,7 @@ fn a_process_starts_inside() {
 fn what_cannot_be_limited_is_refused() {
     // A cgroup with a process in it passes no controller on.
     let outer = Scratch::new("inner", json!({}));
-    let _sleeper = outer.spawn("sleep 1000");
+    let mut sleeper = outer.spawn("sleep 1000");
     let said = place(
         &hierarchy(),
         &linux("/test/inner/c", json!({"memory": {"limit": 1 << 20}})),
@@ -430,6 +432,8 @@ fn what_cannot_be_limited_is_refused() {
         said.contains("processes run in /sys/fs/cgroup/test/inner already"),
         "{said}"
     );
+    outer.0.kill().unwrap();
+    sleeper.wait().unwrap();
     // The kernel refuses what makes no sense to it, and says so with its words.
     let scratch = Scratch::new("refused", json!({}));
     let said = scratch

@@ -122,7 +122,7 @@ impl Cgroup {
         Err(Error::step(wish())(Errno::INVAL))
     }
 
-    /// Sets limits; those that are not named stay. Nothing is written if one of them cannot be.
+    /// Sets limits; those that are not named stay. Nothing is written if one of them makes no sense or has no file.
     pub fn apply(&self, resources: &Resources) -> Result<()> {
         let resources = self.completed(resources);
         let settings = plan::plan(&resources)?;

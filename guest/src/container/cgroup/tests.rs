@@ -1,4 +1,8 @@
 #![allow(
+    unsafe_code,
+    reason = "a process that starts in a cgroup is made by the bare system call"
+)]
+#![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
@@ -14,7 +18,7 @@ use serde_json::json;
 use std::{
     fs,
     io::Write,
-    os::unix::process::ExitStatusExt,
+    os::{fd::AsRawFd, unix::process::ExitStatusExt},
     path::Path,
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -455,4 +459,31 @@ fn a_container_is_placed_or_leaves_nothing() {
         refused.contains("linux.resources.pids.limit: needs cgroup v2"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_process_can_start_in_it() {
+    let Some(scratch) = Scratch::new("clone") else { return };
+    let folder = scratch.0.folder().unwrap();
+    // SAFETY: all fields are numbers.
+    let mut wish: libc::clone_args = unsafe { std::mem::zeroed() };
+    wish.flags = 0x2_0000_0000; // CLONE_INTO_CGROUP
+    wish.exit_signal = libc::SIGCHLD as u64;
+    wish.cgroup = folder.as_raw_fd().cast_unsigned().into();
+    // SAFETY: without a stack or shared memory it is a fork; the child only waits for its end.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const wish, size_of_val(&wish)) };
+    if pid == 0 {
+        loop {
+            // SAFETY: it takes nothing.
+            unsafe { libc::pause() };
+        }
+    }
+    assert!(pid > 0, "{}", std::io::Error::last_os_error());
+    assert_eq!(scratch.0.processes().unwrap(), [pid as i32]);
+    scratch.0.kill().unwrap();
+    let process = rustix::process::Pid::from_raw(pid as i32);
+    let (_, end) = rustix::process::waitpid(process, rustix::process::WaitOptions::empty())
+        .unwrap()
+        .unwrap();
+    assert_eq!(end.terminating_signal(), Some(libc::SIGKILL));
 }
