@@ -52,9 +52,9 @@ impl Architecture {
         }
     }
 
-    /// Whether arguments have 32 bits.
+    /// Whether arguments have 32 bits. Registers of x32 are wider, but its types are not.
     pub(super) fn is_narrow(self) -> bool {
-        matches!(self, Self::X86 | Self::Arm)
+        matches!(self, Self::X86 | Self::X32 | Self::Arm)
     }
 
     /// Whether processes of both run on the same machine.
