@@ -4,6 +4,7 @@
 //! process builds its own view (namespaces, root file system, credentials) step by step, and becomes the workload. Every
 //! step that fails names itself.
 pub mod cgroup;
+pub mod create;
 pub mod exec;
 pub mod executable;
 pub mod features;

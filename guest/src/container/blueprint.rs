@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct Blueprint {
     pub(super) spec: Spec,
-    pub(super) bundle: PathBuf,
     pub(super) rootfs: PathBuf,
     pub(super) plan: Plan,
     pub(super) workload: Option<Workload>,
@@ -122,13 +121,12 @@ impl Blueprint {
             None => (None, Vec::new()),
         };
         Ok(Self {
-            bundle: bundle.to_owned(),
+            spec,
             rootfs,
             plan,
             workload,
             sysctl,
             warnings,
-            spec,
         })
     }
 

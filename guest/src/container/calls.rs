@@ -50,12 +50,12 @@ pub(super) fn fork(flags: c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<O
     }
     let mut args = CloneArgs {
         flags: u64::from(flags.cast_unsigned()),
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
         ..CloneArgs::default()
     };
     if let Some(folder) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = folder.as_raw_fd() as u64;
+        args.cgroup = u64::from(folder.as_raw_fd().cast_unsigned());
     }
     clone(&args)
 }

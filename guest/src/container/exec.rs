@@ -7,9 +7,10 @@ use super::{
     calls,
     cgroup::Cgroup,
     channel::{Channel, Message},
+    create::{check_descriptors, console_for, died, hear_of, put_down, write_pid},
     foreground::{Signals, stay},
     init::{become_root, become_workload, hide, join_keyring},
-    lifecycle::{Warn, check_descriptors, console_for, died, status, write_pid},
+    lifecycle::{Warn, status},
     namespaces,
     spec::{Linux, Process, Spec},
     state::{ProcessId, Record, Status, Store},
@@ -18,7 +19,7 @@ use super::{
 use rustix::{
     fs::AtFlags,
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, setsid, waitpid},
+    process::{Pid, PidfdFlags, pidfd_open, setsid},
 };
 use std::{
     ffi::c_int,
@@ -65,7 +66,9 @@ pub fn exec(store: &Store, id: &str, mut wishes: ExecWishes, warn: Warn<'_>) -> 
         wishes.process.capabilities = spec.process.and_then(|process| process.capabilities);
     }
     let (mut workload, warnings) = Workload::new(&wishes.process, &linux)?;
-    warnings.iter().for_each(|warning| warn(warning));
+    for warning in &warnings {
+        warn(warning);
+    }
     check_descriptors(wishes.preserve_fds)?;
     workload.preserve_fds = wishes.preserve_fds;
     let signals = if wishes.detach { None } else { Some(Signals::hold()?) };
@@ -73,8 +76,7 @@ pub fn exec(store: &Store, id: &str, mut wishes: ExecWishes, warn: Warn<'_>) -> 
     let guest = Guest::new(&record, inside, &linux, wishes.cgroup.as_deref())?;
     let (process, channel) = guest.fork(&workload, console)?;
     if let Err(error) = settle(&workload, &wishes, process, &channel) {
-        let _ = rustix::process::kill_process(process, Signal::KILL);
-        let _ = waitpid(Some(process), WaitOptions::empty());
+        put_down(process);
         return Err(error);
     }
     drop(folder);
@@ -161,13 +163,8 @@ impl<'a> Guest<'a> {
         if !between {
             return Ok((forked, channel));
         }
-        let made = channel.receive();
-        waitpid(Some(forked), WaitOptions::empty()).map_err(Error::step("wait for a process in between"))?;
-        match made? {
-            Some(Message::Made(pid)) => Pid::from_raw(pid).map(|pid| (pid, channel)),
-            _ => None,
-        }
-        .ok_or_else(|| Error::step("hear of the process in the container")(Errno::PROTO))
+        let process = hear_of(&channel, forked)?;
+        Ok((process, channel))
     }
 
     /// In the new process.

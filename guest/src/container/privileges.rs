@@ -84,15 +84,14 @@ impl Privileges {
         let capabilities = process.capabilities.as_ref().unwrap_or(&none);
         let mut unknown = Vec::new();
         let mut set = |names: &[String]| {
-            names
-                .iter()
-                .fold(CapabilitySet::empty(), |set, name| match number(name) {
-                    Some(number) => set | CapabilitySet::from_bits_retain(1 << number),
-                    None => {
-                        unknown.push(format!("process.capabilities: {name} is not known and left out"));
-                        set
-                    }
-                })
+            names.iter().fold(CapabilitySet::empty(), |set, name| {
+                if let Some(number) = number(name) {
+                    set | CapabilitySet::from_bits_retain(1 << number)
+                } else {
+                    unknown.push(format!("process.capabilities: {name} is not known and left out"));
+                    set
+                }
+            })
         };
         let user = &process.user;
         let privileges = Self {

@@ -6,7 +6,7 @@
 use super::{
     Error, Result,
     calls::{self, SchedulerAttributes},
-    spec::{CpuAffinity, IoPriority, Personality, Process, Rlimit, Scheduler},
+    spec::{IoPriority, Personality, Process, Rlimit, Scheduler},
 };
 use rustix::{
     fs::{Access, access},
@@ -46,7 +46,10 @@ impl Attributes {
             return Err(Error::spec("process.args", "is empty; name a program"));
         }
         if !process.cwd.is_absolute() {
-            return Err(Error::spec("process.cwd", format!("{:?} is not absolute", process.cwd)));
+            return Err(Error::spec(
+                "process.cwd",
+                format!("{} is not absolute", process.cwd.display()),
+            ));
         }
         if let Some(score) = process.oom_score_adj.filter(|score| !(-1000..=1000).contains(score)) {
             return Err(Error::spec(
@@ -68,7 +71,7 @@ impl Attributes {
                 ));
             }
         }
-        let affinity = process.exec_cpu_affinity.clone().unwrap_or_else(CpuAffinity::default);
+        let affinity = process.exec_cpu_affinity.clone().unwrap_or_default();
         Ok(Self {
             args: strings("process.args", &process.args)?,
             env: strings("process.env", &process.env)?,
@@ -95,7 +98,7 @@ impl Attributes {
     pub(super) fn set_from_outside(&self, process: Pid) -> Result<()> {
         for (name, resource, limit) in &self.limits {
             let told = |value: Option<u64>| value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
-            prlimit(Some(process), *resource, limit.clone()).map_err(Error::step(format!(
+            prlimit(Some(process), *resource, *limit).map_err(Error::step(format!(
                 "set {name} to soft {}, hard {}",
                 told(limit.current),
                 told(limit.maximum)

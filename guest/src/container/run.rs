@@ -1,8 +1,9 @@
 //! `run`: a container from its making to its end by one command, which is the parent of its first process.
 use super::{
     Error, Result,
+    create::{Hold, Wishes, make},
     foreground::{Signals, stay},
-    lifecycle::{self, Hold, Warn, Wishes, make, run_poststart},
+    lifecycle::{self, Warn, run_poststart},
     state::Store,
 };
 use rustix::process::set_child_subreaper;
@@ -21,10 +22,15 @@ pub struct Manner {
 /// Makes a container and lets it run at once; the exit code of its process, or 0 if nobody waits for it.
 pub fn run(store: &Store, id: &str, wishes: &Wishes, manner: Manner, warn: Warn<'_>) -> Result<u8> {
     let signals = if manner.detach { None } else { Some(Signals::hold()?) };
+    let hold = if manner.detach {
+        Hold::Detached
+    } else {
+        Hold::Foreground
+    };
     if signals.is_some() && !manner.no_subreaper {
         set_child_subreaper(Some(rustix::process::getpid())).map_err(Error::step("become the reaper of orphans"))?;
     }
-    let made = make(store, id, wishes, Hold::ByMaker, signals.is_some(), warn)?.finish(wishes, warn)?;
+    let made = make(store, id, wishes, hold, warn)?.finish(wishes, warn)?;
     // The end of the file comes with the start of the program.
     if let Err(error) = made.channel.receive() {
         made.abandon(warn);

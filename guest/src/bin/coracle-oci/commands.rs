@@ -8,8 +8,9 @@ use crate::{
     log::Log,
 };
 use coracle_guest::container::{
-    Error, Result, exec, features,
-    lifecycle::{self, Wishes},
+    Error, Result,
+    create::{self, Wishes},
+    exec, features, lifecycle,
     run::{self, Manner},
     signals,
     spec::{BlockIo, Cpu, Memory, Pids, Resources},
@@ -27,7 +28,7 @@ pub(crate) fn run(arguments: Arguments, log: &Log) -> Result<u8> {
     let store = Store::new(arguments.root.clone().unwrap_or_else(default_root));
     let warn = |message: &str| log.warn(message);
     match arguments.command {
-        Command::Create(create) => lifecycle::create(&store, &create.id.clone(), &wishes(create), &warn)?,
+        Command::Create(wish) => create::create(&store, &wish.id.clone(), &wishes(wish), &warn)?,
         Command::Start(name) => lifecycle::start(&store, &name.id, &warn)?,
         Command::Run(wish) => {
             let manner = Manner {
@@ -86,6 +87,10 @@ fn wishes(create: Create) -> Wishes {
         console_socket: create.console_socket,
         pid_file: create.pid_file,
         preserve_fds: create.preserve_fds,
+        listen_fds: std::env::var("LISTEN_FDS")
+            .ok()
+            .and_then(|count| count.parse().ok())
+            .unwrap_or_default(),
         no_pivot: create.no_pivot,
         no_new_keyring: create.no_new_keyring,
     }

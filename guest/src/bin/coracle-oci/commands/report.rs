@@ -4,7 +4,7 @@ use coracle_guest::container::{
     Error, Result,
     cgroup::{Cgroup, oom::OomNews},
     lifecycle::{self, own_cgroup},
-    state::{Record, Status, Store, user_name},
+    state::{ProcessId, Record, Status, Store, user_name},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
@@ -47,7 +47,7 @@ pub(crate) fn list(store: &Store, wish: &List) -> Result<()> {
 fn table_of_containers(store: &Store, wish: &List) -> Result<String> {
     let all = lifecycle::list(store)?;
     if wish.quiet {
-        return Ok(all.iter().map(|(record, _)| format!("{}\n", record.id)).collect());
+        return Ok(all.iter().flat_map(|(record, _)| [record.id.as_str(), "\n"]).collect());
     }
     if wish.format == Format::Json {
         let all: Vec<_> = all.iter().map(|(record, status)| describe(record, *status)).collect();
@@ -150,7 +150,7 @@ pub(crate) fn events(store: &Store, wish: &Events) -> Result<()> {
             OomNews::Oom(_) => report_event("oom", &wish.id, &serde_json::Value::Null)?,
             OomNews::Quiet => {}
         }
-        if !record.process.is_some_and(|process| process.is_alive()) {
+        if !record.process.is_some_and(ProcessId::is_alive) {
             return Ok(());
         }
     }

@@ -30,14 +30,25 @@ fn template(rootless: bool) -> Value {
             "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"],
         "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
     });
+    let mut set = |key: &str, value: Value| {
+        linux
+            .as_object_mut()
+            .and_then(|linux| linux.insert(key.to_owned(), value))
+    };
     if rootless {
         namespaces.push(json!({ "type": "user" }));
-        linux["uidMappings"] = json!([{ "containerID": 0, "hostID": getuid().as_raw(), "size": 1 }]);
-        linux["gidMappings"] = json!([{ "containerID": 0, "hostID": getgid().as_raw(), "size": 1 }]);
+        set(
+            "uidMappings",
+            json!([{ "containerID": 0, "hostID": getuid().as_raw(), "size": 1 }]),
+        );
+        set(
+            "gidMappings",
+            json!([{ "containerID": 0, "hostID": getgid().as_raw(), "size": 1 }]),
+        );
     } else {
-        linux["resources"] = json!({ "devices": [{ "allow": false, "access": "rwm" }] });
+        set("resources", json!({ "devices": [{ "allow": false, "access": "rwm" }] }));
     }
-    linux["namespaces"] = json!(namespaces);
+    set("namespaces", json!(namespaces));
     json!({
         "ociVersion": "1.2.0",
         "process": {
