@@ -487,3 +487,31 @@ fn a_process_can_start_in_it() {
         .unwrap();
     assert_eq!(end.terminating_signal(), Some(libc::SIGKILL));
 }
+
+#[test]
+fn who_may_make_none_runs_without_and_without_limits() {
+    if Scratch::new("rights").is_none() {
+        return;
+    }
+    let end = std::thread::spawn(|| {
+        // SAFETY: it takes a number; files are then nobody's to this thread, and to no other.
+        unsafe { libc::syscall(libc::SYS_setfsuid, 65_534) };
+        let hierarchy = Hierarchy::detect().unwrap();
+        let id = format!("coracle-test-rights-{}", std::process::id());
+        let linux = |given| serde_json::from_value::<Linux>(given).unwrap();
+        let plain = place(&hierarchy, &linux(json!({})), &id).unwrap();
+        assert!(plain.cgroup.is_none());
+        let said = &plain.left_out[0];
+        assert!(
+            said.contains("make the cgroup") && said.contains("Permission denied"),
+            "{said}"
+        );
+        let limited = json!({"resources": {"pids": {"limit": 5}}});
+        let named = json!({"cgroupsPath": format!("/{id}")});
+        for given in [limited, named] {
+            let said = place(&hierarchy, &linux(given), &id).unwrap_err().to_string();
+            assert!(said.contains("make the cgroup"), "{said}");
+        }
+    });
+    end.join().unwrap();
+}
