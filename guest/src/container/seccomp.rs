@@ -83,8 +83,8 @@ impl Filter {
     }
 
     /// Puts the filter on the calling thread, for good. The caller has CAP_SYS_ADMIN or has set no_new_privs. Gives the
-    /// descriptor of notifications if there are any; until [`notify::hand_over`] has passed it on, the calls that are
-    /// notified of hang.
+    /// descriptor of notifications if there are any; until [`notify::ProcessState::hand_over`] has passed it on, the
+    /// calls that are notified of hang.
     pub fn load(&self) -> Result<Option<OwnedFd>> {
         sys::load(&self.program, self.flags).map_err(Error::step("load the filter of system calls"))
     }
