@@ -10,6 +10,9 @@ pub const EXEC: &str = "coracle.exec";
 /// The parameter that says what PID 1 shall be; absent for a guest that runs a command.
 pub const ROLE: &str = "coracle.role";
 
+/// The parameter with the token by which the agent proves to the host who it is: 32 hexadecimal digits.
+pub const TOKEN: &str = "coracle.token";
+
 /// Why an encoded command cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CmdlineError {

@@ -3,4 +3,5 @@ pub mod agent;
 pub mod cmdline;
 pub mod frame;
 pub mod report;
+pub mod sandbox;
 pub mod tree;
