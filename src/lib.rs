@@ -3,6 +3,7 @@
 //! A JSON config becomes a checked [`config::spec::VmSpec`], [`builder::build`] makes a [`vm::Vm`] of it, and that is a
 //! value: start it, pause it, wait for it, drop it. Several in one process are normal. The library prints nothing, never
 //! ends the process and installs no logger.
+pub mod agent;
 mod agent_port;
 mod board;
 mod boot;

@@ -1,7 +1,7 @@
 //! The work of a guest: the command of the kernel command line, or a shell for whoever sits at the console.
-use crate::{GuestError, console, sys};
+use crate::{GuestError, console, power, sys};
 use coracle_protocol::cmdline::{self, Cmdline};
-use rustix::process::{Pid, WaitOptions, wait};
+use rustix::process::{Pid, Signal, WaitOptions, wait};
 use std::{
     ffi::{OsStr, OsString},
     io,
@@ -39,6 +39,14 @@ impl Work {
             }
             (None, []) => Ok(Self::Shell),
             (None, arguments) => Ok(Self::Command(arguments.iter().map(OsString::from).collect())),
+        }
+    }
+
+    /// How it is asked to end.
+    pub(crate) fn signals_to_end(&self) -> &'static [Signal] {
+        match self {
+            Self::Command(_) => power::TO_COMMANDS,
+            Self::Shell => power::TO_SHELLS,
         }
     }
 

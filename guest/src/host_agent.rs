@@ -1,8 +1,9 @@
 //! PID 1 of the emulated host: mounts, modules, network, then commands for its clients.
 //!
-//! One thread per connection and one that reaps every child ([`children`]). A command may crash, fill the memory or
+//! One thread per connection and one that reaps every child ([`Children`]). A command may crash, fill the memory or
 //! be killed: the host goes on. Without its keeper the host has no purpose, so losing the control connection powers
 //! it off.
+use coracle_guest::children::Children;
 use coracle_protocol::{
     agent::{FromAgent, Hello, MODULES_FILE, Order, SETUP_FILE, Setup, Token, VERSION},
     frame,
@@ -25,7 +26,7 @@ mod server;
 
 /// What the agent's threads share.
 struct Agent {
-    children: children::Children,
+    children: Children,
     stamps: files::Stamps,
 }
 
@@ -69,7 +70,7 @@ fn serve() -> Result<(), AgentError> {
     machine::load_modules(&modules)?;
     machine::tune();
     let agent = Arc::new(Agent {
-        children: children::Children::new()?,
+        children: Children::new().map_err(step("start the reaper"))?,
         stamps: files::Stamps::default(),
     });
     machine::bring_up("lo", Ipv4Addr::LOCALHOST, Ipv4Addr::new(255, 0, 0, 0))?;

@@ -1,6 +1,7 @@
-//! PID 1 of a coracle guest: gets the machine going, runs one command, tells the VMM how it ended, powers off.
+//! PID 1 of a coracle guest: gets the machine going, then runs one command, tells the VMM how it ended and powers off; or
+//! serves the host as its agent, if the kernel command line asks for that.
 //!
-//! Everything happens on the main thread, but for the power button, which a thread of its own watches. Nothing here
+//! Everything but the agent happens on the main thread, and a thread of its own watches the power button. Nothing here
 //! panics: what goes wrong becomes a line on the console and a report to the VMM, and the guest powers off.
 mod boot;
 mod command;
@@ -11,9 +12,11 @@ mod report;
 mod sys;
 
 use command::Work;
+use coracle_guest::agent;
 use coracle_protocol::{
     cmdline::{self, Cmdline},
     report::{Report, Timings},
+    sandbox::{self, Token},
 };
 use report::AgentPort;
 use rustix::time::{ClockId, clock_gettime};
@@ -36,6 +39,15 @@ enum GuestError {
     /// Two commands.
     #[error("the kernel command line has a command in `coracle.exec` and another after `--`: keep one of them")]
     TwoCommands,
+    /// No token.
+    #[error(
+        "`{}` is missing or has not 32 hexadecimal digits: an agent needs one",
+        cmdline::TOKEN
+    )]
+    Token,
+    /// The agent cannot start.
+    #[error("the agent cannot start")]
+    Agent(#[from] agent::AgentError),
     /// An unknown role.
     #[error("`coracle.role={0}` is no role that this program knows: leave it out to run a command")]
     Role(String),
@@ -62,6 +74,7 @@ fn main() {
     let end = line.and_then(|line| match line.value(cmdline::ROLE) {
         None => run_guest(init, &line),
         Some("host") => host_agent::run(),
+        Some("agent") => run_agent(init, &line),
         Some(role) => Err(GuestError::Role(role.to_string())),
     });
     if let Err(error) = end {
@@ -84,13 +97,53 @@ fn run_guest(init: u64, line: &Cmdline) -> Result<(), GuestError> {
     Ok(())
 }
 
+/// Mounts, loads, and serves the host until it ends the machine. An error has not been reported yet.
+fn run_agent(init: u64, line: &Cmdline) -> Result<(), GuestError> {
+    boot::mount_rest()?;
+    console::adopt_early();
+    let mut port = AgentPort::open();
+    let token = line
+        .value(cmdline::TOKEN)
+        .and_then(Token::parse)
+        .ok_or(GuestError::Token)?;
+    boot::load_modules()?;
+    console::adopt();
+    let modules = now();
+    power::watch_button(power::TO_COMMANDS, power::off);
+    let ready = now();
+    let timings = Timings { init, modules, ready };
+    console::ready(&timings);
+    port.send(&Report::Ready(timings));
+    let start = agent::Start {
+        token,
+        timings: sandbox::Timings {
+            kernel: kernel_start(),
+            init,
+            modules,
+            ready,
+        },
+    };
+    if agent::run(&start)? == agent::End::Restart {
+        power::restart();
+    }
+    port.send(&Report::Exit { code: 0 });
+    Ok(())
+}
+
+/// When the kernel started its clock, in nanoseconds since 1970.
+fn kernel_start() -> u64 {
+    let time = clock_gettime(ClockId::Realtime);
+    let nanos = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec) - i128::from(now()) * 1000;
+    u64::try_from(nanos).unwrap_or(0)
+}
+
 /// Answers with the command's exit code.
 fn serve(init: u64, line: &Cmdline, port: &mut AgentPort) -> Result<u8, GuestError> {
     boot::load_modules()?;
     console::adopt();
     let modules = now();
     let work = Work::of(line)?;
-    power::watch_button(&work);
+    power::watch_button(work.signals_to_end(), || {});
     let ready = now();
     let timings = Timings { init, modules, ready };
     console::ready(&timings);

@@ -1,8 +1,9 @@
 //! Power: the button that the host presses, and the end of the guest.
 //!
 //! A thread of its own waits for the button, so that the main thread can wait for children. Pressed, everything is
-//! asked to end, given two seconds, then killed; the main thread sees the command end and powers off.
-use crate::{command::Work, console, sys};
+//! asked to end, given two seconds, then killed; the main thread sees the command end and powers off. Where no command
+//! ends the guest, the button's thread does.
+use crate::{console, sys};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{Pid, Signal, kill_process_group},
@@ -28,17 +29,14 @@ enum Button {
 }
 
 /// How a press asks processes to end, in this order.
-const TO_COMMANDS: &[Signal] = &[Signal::TERM, Signal::CONT];
+pub(crate) const TO_COMMANDS: &[Signal] = &[Signal::TERM, Signal::CONT];
 
 /// A shell at a terminal ignores `SIGTERM`. A command that handles it must not be hung up on meanwhile.
-const TO_SHELLS: &[Signal] = &[Signal::TERM, Signal::HUP, Signal::CONT];
+pub(crate) const TO_SHELLS: &[Signal] = &[Signal::TERM, Signal::HUP, Signal::CONT];
 
-/// Waits for the power button on a thread of its own, if the machine has one.
-pub(crate) fn watch_button(work: &Work) {
-    let signals = match work {
-        Work::Command(_) => TO_COMMANDS,
-        Work::Shell => TO_SHELLS,
-    };
+/// Waits for the power button on a thread of its own, if the machine has one. Pressed, everything gets `signals`; then
+/// comes `after`.
+pub(crate) fn watch_button(signals: &'static [Signal], after: impl FnOnce() + Send + 'static) {
     let buttons = find_buttons();
     if buttons.is_empty() {
         return;
@@ -46,6 +44,7 @@ pub(crate) fn watch_button(work: &Work) {
     let started = thread::Builder::new().stack_size(64 << 10).spawn(move || {
         if wait_for_press(buttons) {
             end_everything(signals);
+            after();
         }
     });
     if let Err(error) = started {
@@ -140,6 +139,15 @@ pub(crate) fn off() {
     console::drain(io::stdout());
     if let Err(errno) = reboot(RebootCommand::PowerOff) {
         console::say(&format!("cannot power off: {errno}"));
+    }
+}
+
+/// Starts the machine anew; comes back if that fails.
+pub(crate) fn restart() {
+    rustix::fs::sync();
+    console::drain(io::stdout());
+    if let Err(errno) = reboot(RebootCommand::Restart) {
+        console::say(&format!("cannot restart: {errno}"));
     }
 }
 

@@ -5,8 +5,9 @@
 //! goes away the command's process group is killed.
 use super::{
     Agent,
-    children::{Running, Streams, set_size},
+    children::{self, Streams, set_size},
 };
+use coracle_guest::children::Running;
 use coracle_protocol::{
     agent::{CHUNK, Exec, Input, Output, STDIN_WINDOW},
     frame,
@@ -48,7 +49,7 @@ where
     W: Write + Send,
 {
     let sink = Sink::new(to);
-    let (running, mut streams) = match agent.children.start(exec, None) {
+    let (running, mut streams) = match children::start(&agent.children, exec, None) {
         Ok(started) => started,
         Err(failed) => {
             sink.send(&failed);
@@ -74,7 +75,7 @@ where
         }
         drop(feed);
         // The client is gone. A command that has ended is not affected.
-        running.signal(Signal::KILL);
+        let _ = running.signal_group(Signal::KILL);
     });
 }
 
@@ -98,7 +99,7 @@ fn take_input(
         }
         Input::Signal(number) => {
             if let Some(signal) = Signal::from_named_raw(number) {
-                running.signal(signal);
+                let _ = running.signal_group(signal);
             }
         }
         Input::Window(window) => {

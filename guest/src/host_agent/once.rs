@@ -1,6 +1,6 @@
 //! One command without a keeper: for exactly repeatable figures nothing may arrive from outside while it runs, so all
 //! it needs is in the initial file system and all it says leaves through the second serial port.
-use super::{Agent, AgentError, command, files, step};
+use super::{Agent, AgentError, children, command, files, step};
 use coracle_protocol::{
     agent::{Exec, Output},
     frame,
@@ -22,7 +22,7 @@ pub(super) fn run(agent: &Agent, exec: Exec, stdin: Option<String>, files_out: &
     let stdin = stdin.unwrap_or_else(|| "/dev/null".to_string());
     let stdin = File::open(&stdin).map_err(step(format!("open {stdin}")))?;
     let sink = command::Sink::new(port.try_clone().map_err(step("share the serial port"))?);
-    let last = match agent.children.start(&exec, Some(stdin)) {
+    let last = match children::start(&agent.children, &exec, Some(stdin)) {
         Ok((_, streams)) => {
             let code = command::forward(streams, &AtomicBool::new(false), &sink);
             for path in files_out.iter().filter(|path| Path::new(path).exists()) {
