@@ -21,7 +21,7 @@
 //! ```
 use coracle_protocol::{
     cmdline,
-    sandbox::{Failed, GENERATION, Hello, Token, wire::WireError},
+    sandbox::{Failed, GENERATION, Token, wire::WireError},
 };
 use std::{
     io,
@@ -32,12 +32,18 @@ use std::{
 
 mod calls;
 mod doors;
+mod files;
+mod machine;
 mod process;
 
 pub use coracle_protocol::sandbox::{
-    Reason, Timings,
+    Hello, Reason, Timings,
+    file::{Change, Changed, Entry, Kind as FileKind, Status, What},
+    machine::{Clocks, Mount},
+    network::{Dns, Hosts, Link, LinkStatus, PortStatus, Route},
     process::{Exited, Process as ProcessStatus, Window},
 };
+pub use files::{Download, Files, Upload, Watch, WriteOptions};
 pub use process::{ExecSpec, Output, Process};
 
 /// Why something did not come to pass in the guest.

@@ -1,4 +1,4 @@
-//! The agent in a guest with a stock kernel: every verb of the protocol, by the client that the library offers.
+//! Processes in a guest by its agent: streams, ends, terminals, signals, and hundreds at once.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,96 +7,18 @@
     reason = "a test fails by panicking"
 )]
 mod support {
+    pub mod agent;
     pub mod run;
     pub mod tiny;
 }
-use coracle::{
-    agent::{Agent, AgentError, ExecSpec, Key, Listening, Reason, Window},
-    builder::build,
-    config::{
-        self,
-        spec::{SerialInput, SerialOutput, SerialSpec},
-    },
-    vm::Vm,
-};
-use coracle_arch::{Arch, Host};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use coracle::agent::{Agent, ExecSpec, Reason, Window};
 use std::{
-    fs,
     io::{BufRead, BufReader, Read, Write},
     net::Shutdown,
     thread,
     time::{Duration, Instant},
 };
-use support::{run, tiny::Folder};
-
-/// How long the slowest step may take.
-const LIMIT: Duration = Duration::from_secs(120);
-
-struct Machine {
-    agent: Agent,
-    listening: Listening,
-    vm: Vm,
-    folder: Folder,
-}
-
-impl Machine {
-    fn start() -> Self {
-        // Many streams are open at once, on this side too.
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        let limit = Rlimit {
-            current: maximum,
-            maximum,
-        };
-        setrlimit(Resource::Nofile, limit).unwrap();
-        let folder = Folder::new("agent");
-        let key = Key::random();
-        let config = format!(
-            r#"{{"boot-source": {{"kernel_bundle": "{}", "boot_args": "{} {}"}},
-                "machine-config": {{"vcpu_count": 1, "mem_size_mib": 512}},
-                "vsock": {{"guest_cid": 3, "uds_path": "{}"}}}}"#,
-            run::bundle().display(),
-            Host::DEFAULT_CMDLINE,
-            key.parameters(),
-            folder.join("v").display()
-        );
-        let mut spec = config::parse(&config).unwrap();
-        spec.serial = SerialSpec {
-            input: SerialInput::None,
-            output: SerialOutput::File(folder.join("console")),
-        };
-        let listening = Listening::new(folder.join("v"), key).unwrap();
-        let vm = build(spec).unwrap();
-        vm.start().unwrap();
-        let agent = listening.accept(LIMIT).unwrap_or_else(|error| {
-            panic!(
-                "{error}; the guest's console:\n{}",
-                String::from_utf8_lossy(&fs::read(folder.join("console")).unwrap())
-            )
-        });
-        Self {
-            agent,
-            listening,
-            vm,
-            folder,
-        }
-    }
-}
-
-fn sh(script: &str) -> ExecSpec {
-    ExecSpec::new(["sh", "-c", script])
-}
-
-/// What a script wrote, which must have ended well.
-fn out(agent: &Agent, script: &str) -> String {
-    let output = agent.exec(&sh(script)).unwrap().output().unwrap();
-    assert_eq!(
-        (output.exit.code, String::from_utf8_lossy(&output.stderr).as_ref()),
-        (0, ""),
-        "{script}"
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
+use support::agent::{LIMIT, Machine, out, sh};
 
 #[test]
 fn host_and_agent_work_together() {

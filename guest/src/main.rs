@@ -126,7 +126,6 @@ fn run_agent(init: u64, line: &Cmdline) -> Result<(), GuestError> {
     if agent::run(&start)? == agent::End::Restart {
         power::restart();
     }
-    port.send(&Report::Exit { code: 0 });
     Ok(())
 }
 

@@ -311,3 +311,6 @@ pub enum Reason {
     #[serde(other)]
     Unknown,
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use coracle_protocol::sandbox::{
     wire::{self, Kind},
 };
 use std::{
+    cell::RefCell,
     collections::HashMap,
     io::BufReader,
     net::Shutdown,
@@ -21,7 +22,7 @@ use std::{
 };
 
 /// How long an agent may think about what takes no time. An emulated guest on a busy machine is slow.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Something for a call.
 pub(super) enum Arrival {
@@ -45,6 +46,8 @@ pub(super) struct Call {
     number: u32,
     tokens: Vec<Token>,
     arrivals: Receiver<Arrival>,
+    /// A last answer that came before its stream.
+    early: RefCell<Option<Answer>>,
 }
 
 impl Calls {
@@ -137,6 +140,7 @@ impl Calls {
             number,
             tokens: tokens.to_vec(),
             arrivals,
+            early: RefCell::default(),
         };
         self.open().as_mut().ok_or(AgentError::Gone)?.insert(number, sender);
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,8 +184,26 @@ impl Call {
         }
     }
 
+    /// Its one stream. An answer that overtakes it is kept for later.
+    pub(super) fn next_stream(&self, limit: Duration) -> Result<Option<UnixStream>, AgentError> {
+        match self.next(Some(limit))? {
+            Arrival::Stream(_, stream) => Ok(Some(stream)),
+            Arrival::Last(answer) => {
+                *self.early.borrow_mut() = Some(answer);
+                match self.next(Some(limit))? {
+                    Arrival::Stream(_, stream) => Ok(Some(stream)),
+                    _ => Ok(None),
+                }
+            }
+            Arrival::Part(_) => Ok(None),
+        }
+    }
+
     /// Its last answer; streams and parts before it are not for this call.
     pub(super) fn answer(&self, limit: Option<Duration>) -> Result<Answer, AgentError> {
+        if let Some(answer) = self.early.take() {
+            return Ok(answer);
+        }
         match self.next(limit)? {
             Arrival::Last(answer) => Ok(answer),
             Arrival::Part(_) | Arrival::Stream(..) => Err(AgentError::Unexpected),

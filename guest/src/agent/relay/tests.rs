@@ -29,12 +29,12 @@ fn bytes_and_end_pass_though_the_reader_is_slow() {
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
     let expected = [b"first".as_slice(), &bytes].concat();
-    let writing = std::thread::spawn(move || {
+    let writing = thread::spawn(move || {
         writer.write_all(&bytes).unwrap();
         writer.shutdown(std::net::Shutdown::Write).unwrap();
         writer
     });
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    thread::sleep(std::time::Duration::from_millis(50));
     let mut got = Vec::new();
     reader.read_to_end(&mut got).unwrap();
     assert!(got == expected, "{} of {} bytes", got.len(), expected.len());
