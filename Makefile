@@ -5,7 +5,7 @@ HOST := $(shell uname -m)
 # A compiler with the other architecture's standard library; Debian's packages have one.
 CROSS_RUSTC ?= /usr/bin/rustc
 GUEST = -p coracle-guest --bin coracle-guest --no-default-features --profile guest --target $(ARCH)-unknown-linux-gnu
-STATIC = -- -C target-feature=+crt-static
+STATIC = -- -C target-feature=+crt-static -C relocation-model=static
 CORACLE = target/release/coracle
 
 # Fuzzing: how long each target runs, in seconds, and what cargo-fuzz would pass to the compiler.

@@ -161,7 +161,7 @@ fn trees_go_out_and_in_as_tar(agent: &Agent) {
     out(
         agent,
         &format!(
-            "mkdir -p /tmp/tree/d/{long}; cd /tmp/tree; echo hello > a; chmod 4751 a; chown 5:6 a; ln a d/hard; \
+            "mkdir -p /tmp/tree/d/{long}; cd /tmp/tree; echo hello > a; chown 5:6 a; chmod 4751 a; ln a d/hard; \
              ln -s ../a d/soft; mkfifo p; mknod z c 1 5; head -c 100000 /dev/urandom > d/{long}/big; chmod 1777 d; \
              touch -d @1000000000 a; mkdir /tmp/again"
         ),

@@ -73,7 +73,7 @@ impl Manner {
             ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
         if let Some(limit) = &self.open_files {
-            setrlimit(Resource::Nofile, limit.clone())?;
+            setrlimit(Resource::Nofile, *limit)?;
         }
         if let Some(credentials) = &self.credentials {
             set_thread_groups(&credentials.groups)?;

@@ -148,7 +148,7 @@ impl Processes {
     }
 
     pub(super) fn exec(&self, exec: Exec) -> Reply {
-        let mut command = self.command(&exec)?;
+        let mut command = Self::command(&exec)?;
         let identity = exec.user.as_deref().map(Identity::find).transpose()?;
         if let Some(identity) = &identity {
             command.env("HOME", &identity.home);
@@ -179,13 +179,13 @@ impl Processes {
                 gid: Gid::from_raw(identity.gid),
                 groups: identity.groups.into_iter().map(Gid::from_raw).collect(),
             }),
-            open_files: Some(self.open_files.clone()),
+            open_files: Some(self.open_files),
         };
         self.start(&exec, command, manner, (ends, streams))
     }
 
     /// The program with arguments, variables and place.
-    fn command(&self, exec: &Exec) -> Result<Command, Failed> {
+    fn command(exec: &Exec) -> Result<Command, Failed> {
         let Some((program, arguments)) = exec.argv.split_first() else {
             return Err(invalid("there is no program: give argv at least one element"));
         };
@@ -395,7 +395,7 @@ impl Processes {
         Ok(DONE)
     }
 
-    pub(super) fn list(&self) -> Reply {
+    pub(super) fn list(&self) -> Answer {
         let table = lock(&self.table);
         let processes = table.processes.iter().map(|(process, known)| Process {
             process: *process,
@@ -403,9 +403,9 @@ impl Processes {
             program: known.program.clone(),
             exited: known.ended,
         });
-        Ok(Answer::Processes(List {
+        Answer::Processes(List {
             processes: processes.collect(),
-        }))
+        })
     }
 }
 

@@ -97,7 +97,7 @@ impl Agent {
             Request::Signal(wish) => self.processes.signal(wish),
             Request::Resize(wish) => self.processes.resize(wish),
             Request::Attach(wish) => self.processes.attach(wish),
-            Request::Processes(_) => self.processes.list(),
+            Request::Processes(_) => Ok(self.processes.list()),
             Request::Dns(wish) => network::dns(&wish),
             Request::Hosts(wish) => network::hosts(&wish),
             Request::Links(_) => network::links(),

@@ -1,5 +1,4 @@
-//! System calls of the agent that no safe interface offers: ioctls for entropy and for freezing file systems, and the
-//! host's name.
+//! System calls of the agent that no safe interface offers: ioctls for entropy and for freezing file systems.
 #![allow(unsafe_code, reason = "ioctls on the kernel's own structures have no safe interface")]
 use rustix::ioctl::{IntegerSetter, NoArg, Opcode, Setter, ioctl, opcode};
 use std::{fs::File, io, os::fd::AsFd};
@@ -43,21 +42,18 @@ pub(super) fn add_entropy(random: &File, bytes: &[u8]) -> io::Result<()> {
 
 /// Holds the file system of a folder still, or lets it go on.
 pub(super) fn freeze(folder: impl AsFd, still: bool) -> io::Result<()> {
+    if still {
+        ask::<FIFREEZE>(folder)
+    } else {
+        ask::<FITHAW>(folder)
+    }
+}
+
+fn ask<const REQUEST: Opcode>(file: impl AsFd) -> io::Result<()> {
     // SAFETY: both requests ignore their argument.
-    let (freeze, thaw) = unsafe {
-        (
-            IntegerSetter::<FIFREEZE>::new_usize(0),
-            IntegerSetter::<FITHAW>::new_usize(0),
-        )
-    };
+    let request = unsafe { IntegerSetter::<REQUEST>::new_usize(0) };
     // SAFETY: as above.
-    Ok(unsafe {
-        if still {
-            ioctl(folder, freeze)
-        } else {
-            ioctl(folder, thaw)
-        }
-    }?)
+    Ok(unsafe { ioctl(file, request) }?)
 }
 
 #[cfg(test)]

@@ -198,7 +198,7 @@ impl<'a> Entry<'a> {
         let times = Timestamps {
             last_access: Timespec {
                 tv_sec: 0,
-                tv_nsec: UTIME_OMIT.into(),
+                tv_nsec: UTIME_OMIT,
             },
             last_modification: Timespec {
                 tv_sec: self.header.modified,
