@@ -168,3 +168,6 @@ impl Agent {
         &self.hello
     }
 }
+
+#[cfg(test)]
+mod tests;

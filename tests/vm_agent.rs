@@ -13,7 +13,7 @@ mod support {
 }
 use coracle::agent::{Agent, ExecSpec, Reason, Window};
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::Shutdown,
     thread,
     time::{Duration, Instant},
@@ -25,12 +25,14 @@ fn host_and_agent_work_together() {
     let machine = Machine::start();
     let agent = &machine.agent;
     it_says_hello(agent);
+    it_takes_little_memory(agent);
     commands_run(agent);
     failures_are_a_shells(agent);
     input_ends_by_half_close(agent);
     a_terminal_is_one(agent);
     a_process_can_be_killed_and_attached_to(agent);
     a_pipe_loses_nothing(agent);
+    a_pipe_is_no_bottleneck(agent);
     five_hundred_commands_at_once_lose_nothing(agent);
     machine.vm.stop();
     drop(machine.agent);
@@ -48,6 +50,14 @@ fn it_says_hello(agent: &Agent) {
     assert!(times.kernel > 1_600_000_000_000_000_000, "{times:?}");
     assert!(hello.capabilities.iter().any(|name| name == "exec"), "{hello:?}");
     println!("{hello:?}");
+}
+
+fn it_takes_little_memory(agent: &Agent) {
+    let rollup = out(agent, "cat /proc/1/smaps_rollup");
+    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    println!("memory of the agent: {}", pss.trim());
+    let kib: u32 = pss.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib <= 3 << 10, "{rollup}");
 }
 
 fn commands_run(agent: &Agent) {
@@ -202,6 +212,37 @@ fn a_pipe_loses_nothing(agent: &Agent) {
     assert!(back == bytes, "{} of {LEN} bytes came back", back.len());
     assert_eq!(process.wait().unwrap().code, 0);
     println!("64 MiB through cat: {:?}", start.elapsed());
+}
+
+/// How fast bytes come through a pipe, beside those that the agent itself sends.
+fn a_pipe_is_no_bottleneck(agent: &Agent) {
+    const LEN: u64 = 64 << 20;
+    let timed = |work: &dyn Fn() -> u64| {
+        let start = Instant::now();
+        assert_eq!(work(), LEN);
+        start.elapsed()
+    };
+    for _ in 0..2 {
+        let plain = timed(&|| {
+            let mut download = agent.files().open("/dev/zero", 0, Some(LEN)).unwrap();
+            io::copy(&mut download, &mut io::sink()).unwrap();
+            download.finish().unwrap()
+        });
+        let piped = timed(&|| {
+            let mut spec = ExecSpec::new(["dd", "if=/dev/zero", "bs=64k", "count=1024"]);
+            spec.stderr = false;
+            let mut process = agent.exec(&spec).unwrap();
+            let count = io::copy(&mut process.stdout.take().unwrap(), &mut io::sink()).unwrap();
+            assert_eq!(process.wait().unwrap().code, 0);
+            count
+        });
+        println!("64 MiB from the agent: {plain:?}, through a pipe: {piped:?}");
+    }
+    let start = Instant::now();
+    for _ in 0..20 {
+        out(agent, ":");
+    }
+    println!("a command: {:?}", start.elapsed() / 20);
 }
 
 fn five_hundred_commands_at_once_lose_nothing(agent: &Agent) {

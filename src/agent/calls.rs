@@ -15,7 +15,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -23,6 +23,9 @@ use std::{
 
 /// How long an agent may think about what takes no time. An emulated guest on a busy machine is slow.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What may wait for the owner of a call; a guest that sends more has to wait itself.
+const MOST_ARRIVALS: usize = 64;
 
 /// Something for a call.
 pub(super) enum Arrival {
@@ -37,7 +40,7 @@ pub(super) struct Calls {
     writer: Mutex<UnixStream>,
     last: AtomicU32,
     /// `None` once the connection has ended.
-    open: Mutex<Option<HashMap<u32, Sender<Arrival>>>>,
+    open: Mutex<Option<HashMap<u32, SyncSender<Arrival>>>>,
 }
 
 /// A request that was sent. Dropping it gives up waiting for its answer.
@@ -78,7 +81,7 @@ impl Calls {
         Ok((calls, hello))
     }
 
-    fn open(&self) -> MutexGuard<'_, Option<HashMap<u32, Sender<Arrival>>>> {
+    fn open(&self) -> MutexGuard<'_, Option<HashMap<u32, SyncSender<Arrival>>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -105,14 +108,16 @@ impl Calls {
         *self.open() = None;
     }
 
+    /// Waits for a call that has not taken what came before. Whoever sends more than was asked for holds up itself.
     fn hand_out(&self, number: u32, kind: Kind, answer: Answer) {
         let mut open = self.open();
         let Some(calls) = open.as_mut() else { return };
-        let (sender, arrival) = if kind == Kind::Part {
-            (calls.get(&number).cloned(), Arrival::Part(answer))
-        } else {
-            (calls.remove(&number), Arrival::Last(answer))
+        let (sender, arrival) = match kind {
+            Kind::Part => (calls.get(&number).cloned(), Arrival::Part(answer)),
+            Kind::Answer => (calls.remove(&number), Arrival::Last(answer)),
+            Kind::Request | Kind::Notice => return,
         };
+        drop(open);
         // An answer that nobody waits for any more is none the worse for it.
         let _ = sender.map(|sender| sender.send(arrival));
     }
@@ -127,11 +132,11 @@ impl Calls {
     pub(super) fn send(self: &Arc<Self>, request: &Request, tokens: &[Token]) -> Result<Call, AgentError> {
         let number = self.last.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let frame = wire::encode(number, Kind::Request, request)?;
-        let (sender, arrivals) = channel();
+        let (sender, arrivals) = sync_channel(MOST_ARRIVALS);
         for &token in tokens {
             let sender = sender.clone();
             let then = move |stream| {
-                let _ = sender.send(Arrival::Stream(token, stream));
+                let _ = sender.try_send(Arrival::Stream(token, stream));
             };
             self.doors.expect(token, Box::new(then));
         }

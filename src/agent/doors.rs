@@ -76,7 +76,7 @@ impl Doors {
             let mut strangers = Vec::new();
             while let Ok(true) = wait(&listener, &wake, &strangers) {
                 let Some(doors) = weak.upgrade() else { return };
-                doors.take_new(&listener, &mut strangers);
+                take_new(&listener, &mut strangers);
                 doors.listen_to(&mut strangers, &send);
             }
         };
@@ -108,19 +108,6 @@ impl Doors {
     /// No longer waits for a stream.
     pub(super) fn forget(&self, token: &Token) {
         self.expected().remove(token);
-    }
-
-    fn take_new(&self, listener: &UnixListener, strangers: &mut Vec<Stranger>) {
-        while let Ok((connection, _)) = listener.accept() {
-            if strangers.len() < MOST_STRANGERS && connection.set_nonblocking(true).is_ok() {
-                strangers.push(Stranger {
-                    connection,
-                    said: [0; Preamble::LEN],
-                    count: 0,
-                    until: Instant::now() + PATIENCE,
-                });
-            }
-        }
     }
 
     fn listen_to(&self, strangers: &mut Vec<Stranger>, agents: &SyncSender<UnixStream>) {
@@ -164,6 +151,19 @@ impl Drop for Doors {
     fn drop(&mut self) {
         let _ = write(&self.wake, &1_u64.to_ne_bytes());
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn take_new(listener: &UnixListener, strangers: &mut Vec<Stranger>) {
+    while let Ok((connection, _)) = listener.accept() {
+        if strangers.len() < MOST_STRANGERS && connection.set_nonblocking(true).is_ok() {
+            strangers.push(Stranger {
+                connection,
+                said: [0; Preamble::LEN],
+                count: 0,
+                until: Instant::now() + PATIENCE,
+            });
+        }
     }
 }
 

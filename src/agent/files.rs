@@ -15,6 +15,9 @@ use std::{
     sync::Arc,
 };
 
+/// Entries of one folder; a guest that tells of more is not listened to.
+const MOST_ENTRIES: usize = 1 << 20;
+
 /// Files in the guest, of all of it or beneath one folder. Paths are absolute.
 pub struct Files<'a> {
     calls: &'a Arc<Calls>,
@@ -50,7 +53,7 @@ pub struct WriteOptions {
     pub new: bool,
 }
 
-impl<'a> Files<'a> {
+impl Files<'_> {
     /// Facts about a file; with `follow`, of what a symbolic link leads to.
     pub fn stat(&self, path: &str, follow: bool) -> Result<Status, AgentError> {
         let request = Request::Stat(file::Stat {
@@ -74,7 +77,7 @@ impl<'a> Files<'a> {
         let mut entries = Vec::new();
         loop {
             match call.next(Some(PATIENCE))? {
-                Arrival::Part(Answer::Entries(part)) => entries.extend(part.entries),
+                Arrival::Part(Answer::Entries(part)) if entries.len() < MOST_ENTRIES => entries.extend(part.entries),
                 Arrival::Last(Answer::Entries(part)) => {
                     entries.extend(part.entries);
                     entries.sort_by(|one, other| one.name.cmp(&other.name));
