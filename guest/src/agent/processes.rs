@@ -35,7 +35,7 @@ const MOST: usize = 8192;
 const MOST_ENDED: usize = 1024;
 
 /// Bytes that may wait in a pipe, so that a process does not stop for each piece that is passed on.
-const PIPE: usize = 256 << 10;
+const PIPE: usize = 512 << 10;
 
 /// Where programs are looked for unless the host says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

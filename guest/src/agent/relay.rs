@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Bytes that are passed on at once.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 256 << 10;
 
 /// Pieces that a pair may pass on before it is another's turn.
 const TURNS: usize = 4;

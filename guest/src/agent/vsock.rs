@@ -14,6 +14,13 @@ use std::{
 /// How long the host's VMM may take to answer.
 const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
+/// `SO_VM_SOCKETS_BUFFER_SIZE` and `SO_VM_SOCKETS_BUFFER_MAX_SIZE` of `linux/vm_sockets.h`.
+const BUFFER_SIZE: libc::c_int = 0;
+const BUFFER_MAX_SIZE: libc::c_int = 2;
+
+/// Bytes that may be on their way on one connection.
+static BUFFER: u64 = 1 << 20;
+
 /// A control connection, which blocks.
 pub(super) fn control(token: Token) -> io::Result<OwnedFd> {
     let socket = start()?;
@@ -49,6 +56,7 @@ pub(super) fn stream(token: Token) -> io::Result<OwnedFd> {
 fn start() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::VSOCK, SocketType::STREAM, flags, None)?;
+    enlarge(&socket);
     // SAFETY: all zeros are a valid address.
     let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
     address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
@@ -63,6 +71,23 @@ fn start() -> io::Result<OwnedFd> {
         }
     }
     Ok(socket)
+}
+
+/// Lets more bytes be on their way, in both directions: Linux sends no more at once than it would take itself.
+fn enlarge(socket: &OwnedFd) {
+    for option in [BUFFER_MAX_SIZE, BUFFER_SIZE] {
+        let len = size_of_val(&BUFFER) as libc::socklen_t;
+        // SAFETY: the kernel reads the eight bytes of `BUFFER`. A kernel that refuses goes on with what it has.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::AF_VSOCK,
+                option,
+                (&raw const BUFFER).cast(),
+                len,
+            )
+        };
+    }
 }
 
 fn finish(socket: &OwnedFd, preamble: Preamble) -> io::Result<()> {
