@@ -1,7 +1,7 @@
 //! A guest's agent as seen from the host: start processes, move files, set the network up, all with plain streams.
 //!
 //! [`Listening`] is there before the guest starts, for the guest dials; [`Listening::accept`] waits for it. Two threads
-//! serve a listener and its agent: one takes connections ([`doors`]), one reads answers ([`calls`]). All methods block
+//! serve a listener and its agent: one takes connections (`doors`), one reads answers (`calls`). All methods block
 //! their caller and may be used from several threads at once. The guest is hostile: what it says is bounded, and what it
 //! does not say ends in a timeout.
 //!

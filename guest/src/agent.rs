@@ -1,7 +1,7 @@
 //! The agent of a sandbox: dials the host over vsock and does what it asks, as `docs/agent.md` describes.
 //!
 //! Threads: the main thread reads requests and does the quick ones itself; one reaps every child
-//! ([`Children`](crate::children::Children)), one passes bytes between processes and streams ([`relay`]), and requests
+//! ([`Children`](crate::children::Children)), one passes bytes between processes and streams (`relay`), and requests
 //! that may take long get one each, a bounded number of them. Answers are written by whoever has them, one frame at a
 //! time. The host is trusted with the guest; what other programs of the guest say is not.
 use coracle_protocol::sandbox::{Timings, Token};
