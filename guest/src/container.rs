@@ -44,7 +44,7 @@ pub enum Error {
     /// The bundle's configuration asks for what makes no sense, or for what this runtime does not do.
     #[error("config.json: {key}: {problem}")]
     Spec {
-        /// Where it stands: "linux.namespaces[2].path".
+        /// Where it stands: `linux.namespaces[2].path`.
         key: String,
         /// The value, the rule and the way out.
         problem: String,
