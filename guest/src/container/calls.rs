@@ -243,7 +243,7 @@ pub(super) fn bring_up(socket: BorrowedFd<'_>, interface: &CStr) -> io::Result<(
     // SAFETY: all bytes zero is a valid request: a union of numbers, and an array of them.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(interface.to_bytes()) {
-        *to = from.cast_signed();
+        *to = c_char::from_ne_bytes([*from]);
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
     // SAFETY: the request is a whole `ifreq` with its flags set, and is only read.

@@ -40,6 +40,8 @@ pub struct Wishes {
     pub preserve_fds: u32,
     /// How many of them after those are sockets that it was started for (sd_listen_fds(3)).
     pub listen_fds: u32,
+    /// It stays in the caller's cgroup; limits are refused then.
+    pub no_cgroup: bool,
     /// The root is changed by chroot(2), for roots that cannot be pivoted.
     pub no_pivot: bool,
     /// It stays in the caller's session keyring.
@@ -170,8 +172,13 @@ fn bring_up(
     folder.write(CONFIG, setting.config)?;
     let none = Linux::default();
     let linux = blueprint.spec.linux.as_ref().unwrap_or(&none);
-    let placed = cgroup::place(&Hierarchy::detect()?, linux, &record.id)?;
-    for what in &placed.left_out {
+    let hierarchy = if setting.wishes.no_cgroup {
+        Hierarchy::Absent
+    } else {
+        Hierarchy::detect()?
+    };
+    let placed = cgroup::place(&hierarchy, linux, &record.id)?;
+    for what in placed.left_out.iter().filter(|_| !setting.wishes.no_cgroup) {
         (setting.warn)(what);
     }
     record.cgroup = placed.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());

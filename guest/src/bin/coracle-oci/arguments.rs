@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// Cgroups by systemd: not supported
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
+    /// Whether containers get cgroups, as crun has it
+    #[arg(long, value_enum, default_value_t = Cgroups::Cgroupfs, value_name = "HOW")]
+    pub(crate) cgroup_manager: Cgroups,
     /// Program for checkpoints: not supported
     #[arg(long, value_name = "FILE")]
     pub(crate) criu: Option<PathBuf>,
@@ -38,6 +41,17 @@ pub(crate) enum LogFormat {
     Text,
     /// An object a line.
     Json,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Cgroups {
+    /// The runtime, in the file system.
+    Cgroupfs,
+    /// Nobody: containers stay in the caller's.
+    Disabled,
+    /// systemd: not supported.
+    Systemd,
 }
 
 /// What is to be done.

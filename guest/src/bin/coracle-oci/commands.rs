@@ -4,7 +4,7 @@ mod report;
 mod template;
 
 use crate::{
-    arguments::{Arguments, Command, Create, Update},
+    arguments::{Arguments, Cgroups, Command, Create, Update},
     log::Log,
 };
 use coracle_guest::container::{
@@ -25,10 +25,11 @@ use std::{
 /// Runs a command; the exit code.
 pub(crate) fn run(arguments: Arguments, log: &Log) -> Result<u8> {
     refuse(&arguments)?;
+    let cgroups = arguments.cgroup_manager;
     let store = Store::new(arguments.root.clone().unwrap_or_else(default_root));
     let warn = |message: &str| log.warn(message);
     match arguments.command {
-        Command::Create(wish) => create::create(&store, &wish.id.clone(), &wishes(wish), &warn)?,
+        Command::Create(wish) => create::create(&store, &wish.id.clone(), &wishes(wish, cgroups), &warn)?,
         Command::Start(name) => lifecycle::start(&store, &name.id, &warn)?,
         Command::Run(wish) => {
             let manner = Manner {
@@ -36,7 +37,13 @@ pub(crate) fn run(arguments: Arguments, log: &Log) -> Result<u8> {
                 keep: wish.keep,
                 no_subreaper: wish.no_subreaper,
             };
-            return run::run(&store, &wish.create.id.clone(), &wishes(wish.create), manner, &warn);
+            return run::run(
+                &store,
+                &wish.create.id.clone(),
+                &wishes(wish.create, cgroups),
+                manner,
+                &warn,
+            );
         }
         Command::Exec(wish) => {
             let id = wish.id.clone();
@@ -65,6 +72,10 @@ fn refuse(arguments: &Arguments) -> Result<()> {
             "--systemd-cgroup: cgroups by systemd are not supported; leave it out",
         ),
         (
+            arguments.cgroup_manager == Cgroups::Systemd,
+            "--cgroup-manager=systemd: cgroups by systemd are not supported; choose cgroupfs or disabled",
+        ),
+        (
             arguments.criu.is_some(),
             "--criu: checkpoints are not supported; leave it out",
         ),
@@ -81,7 +92,7 @@ fn default_root() -> PathBuf {
         .join("coracle-oci")
 }
 
-fn wishes(create: Create) -> Wishes {
+fn wishes(create: Create, cgroups: Cgroups) -> Wishes {
     Wishes {
         bundle: create.bundle.unwrap_or_else(|| ".".into()),
         console_socket: create.console_socket,
@@ -91,6 +102,7 @@ fn wishes(create: Create) -> Wishes {
             .ok()
             .and_then(|count| count.parse().ok())
             .unwrap_or_default(),
+        no_cgroup: cgroups == Cgroups::Disabled,
         no_pivot: create.no_pivot,
         no_new_keyring: create.no_new_keyring,
     }

@@ -19,37 +19,36 @@ impl Log {
         }
     }
 
-    /// Why the command failed.
+    /// Why the command failed: for whoever called it, and for the file.
     pub(crate) fn error(&self, message: &str) {
-        self.tell("error", message);
+        complain(message);
+        self.note("error", message);
     }
 
-    /// What the user should know.
+    /// What should be known. Callers that want a file read that; what they would take for the container's own words is
+    /// left as it is.
     pub(crate) fn warn(&self, message: &str) {
-        self.tell("warning", message);
+        if self.file.is_none() {
+            complain(&format!("warning: {message}"));
+        }
+        self.note("warning", message);
     }
 
-    fn tell(&self, level: &str, message: &str) {
-        let prefix = if level == "warning" { "warning: " } else { "" };
-        // There is nobody left to tell of a standard error that is closed.
-        let _ = writeln!(std::io::stderr(), "coracle-oci: {prefix}{message}");
+    fn note(&self, level: &str, message: &str) {
         let Some(path) = &self.file else { return };
         let time = now();
         let line = match self.format {
             LogFormat::Json => serde_json::json!({ "level": level, "msg": message, "time": time }).to_string(),
             LogFormat::Text => format!("time={time:?} level={level} msg={message:?}"),
         };
-        let written = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .and_then(|mut file| writeln!(file, "{line}"));
-        if let Err(error) = written {
-            let _ = writeln!(
-                std::io::stderr(),
-                "coracle-oci: cannot write to {}: {error}",
-                path.display()
-            );
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
+            complain(&format!("cannot write to {}: {error}", path.display()));
         }
     }
+}
+
+fn complain(message: &str) {
+    // There is nobody left to tell of a standard error that is closed.
+    let _ = writeln!(std::io::stderr(), "coracle-oci: {message}");
 }
