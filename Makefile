@@ -36,8 +36,8 @@ lint: ## the quick part of test, and cargo-deny if it is installed
 fuzz: ## run every fuzz target for FUZZ_SECONDS (default 60); needs a nightly compiler
 	@resources/ci/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-build: ## the release build, with PID 1 of guests
-	cargo build --release --bin coracle
+build: ## the release build: the VMM, the container runtime, PID 1 of guests
+	cargo build --release --package coracle --package coracle-guest --bin coracle --bin coracle-oci
 	@$(MAKE) --no-print-directory guest
 
 bundle: build ## a kernel bundle in target/bundle, from Debian's kernel for clouds
