@@ -16,3 +16,4 @@ mod life;
 mod oracles;
 mod process;
 mod refusals;
+mod terminal;
