@@ -40,8 +40,9 @@ pub fn start(store: &Store, id: &str, warn: Warn<'_>) -> Result<()> {
     let address = SocketAddrUnix::new(folder.short_path(START)).map_err(Error::step(wish))?;
     rustix::io::retry_on_intr(|| connect(&socket, &address)).map_err(Error::step(wish))?;
     folder.remove_file(START)?;
-    let outcome = Channel::from_fd(socket).receive();
-    outcome?;
+    Channel::from_fd(socket).receive()?;
+    // Hooks may use the container.
+    drop(folder);
     run_poststart(&record, spec.hooks.as_ref().map_or(&[], |hooks| &hooks.poststart), warn);
     Ok(())
 }

@@ -36,6 +36,8 @@ pub fn run(store: &Store, id: &str, wishes: &Wishes, manner: Manner, warn: Warn<
         made.abandon(warn);
         return Err(error);
     }
+    // Hooks and others may act on the container from now on.
+    drop(made.folder);
     let poststart = made
         .blueprint
         .spec
@@ -44,8 +46,6 @@ pub fn run(store: &Store, id: &str, wishes: &Wishes, manner: Manner, warn: Warn<
         .map_or(&[][..], |hooks| &hooks.poststart);
     run_poststart(&made.record, poststart, warn);
     let Some(signals) = signals else { return Ok(0) };
-    // Others may act on the container from now on.
-    drop(made.folder);
     let code = stay(made.process, &signals, made.terminal)?;
     if !manner.keep {
         match lifecycle::delete(store, id, false, warn) {

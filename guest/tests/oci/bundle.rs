@@ -109,7 +109,8 @@ impl Bundle {
         fs::write(path, config.to_string()).unwrap();
     }
 
-    fn state_root(&self) -> PathBuf {
+    /// Where the runtime keeps its state.
+    pub fn state_root(&self) -> PathBuf {
         self.path.join(format!(
             "state-{}",
             Path::new(&self.runtime).file_name().unwrap().display()

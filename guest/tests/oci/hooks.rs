@@ -107,3 +107,20 @@ fn a_hook_that_fails_later_is_told_of() {
         assert!(ran.err.starts_with("coracle-oci: warning: "), "{}", ran.err);
     }
 }
+
+#[test]
+fn a_hook_after_the_start_can_use_the_container() {
+    let Some(bundle) = Bundle::script("sleep 60") else {
+        return;
+    };
+    let (oci, root) = (env!("CARGO_BIN_EXE_coracle-oci"), bundle.state_root());
+    let script = format!("{oci} --root {} exec {} touch /tmp/hooked", root.display(), bundle.id);
+    bundle.change(|config| {
+        let env = json!(["PATH=/bin:/usr/bin"]);
+        config["hooks"]["poststart"] =
+            json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": env, "timeout": 10 }]);
+    });
+    assert_eq!(bundle.create(&[]).code, 0);
+    bundle.must("start", &[]);
+    assert!(bundle.path.join("rootfs/tmp/hooked").exists());
+}
