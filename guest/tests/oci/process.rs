@@ -164,8 +164,6 @@ fn a_container_never_sees_the_runtimes_own_file() {
     assert_eq!(bundle.create(&[]).code, 0);
     // Its first process is the runtime still, as the container's user 0 could see it in a PID namespace of others.
     let link = format!("/proc/{}/exe", bundle.state()["pid"]);
-    let shown = std::fs::read_link(&link).unwrap();
-    assert!(shown.to_str().unwrap().starts_with("/memfd:"), "{}", shown.display());
     // Who holds it open and waits for the end of the process cannot write to it then, either.
     let held = std::fs::File::open(&link).unwrap();
     bundle.must("delete", &["--force"]);
@@ -174,5 +172,13 @@ fn a_container_never_sees_the_runtimes_own_file() {
         .write(true)
         .open(&again)
         .and_then(|mut file| std::io::Write::write_all(&mut file, b"x"));
-    assert_eq!(error.unwrap_err().raw_os_error(), Some(1));
+    // A read-only mount, or a sealed copy.
+    assert!(matches!(error.unwrap_err().raw_os_error(), Some(30 | 1)));
+    let own = std::fs::OpenOptions::new()
+        .append(true)
+        .open(env!("CARGO_BIN_EXE_coracle-oci"));
+    assert!(
+        own.is_ok_and(|file| file.metadata().is_ok()),
+        "but for that, user 0 could write to it"
+    );
 }

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
     let log = log::Log::new(&arguments);
     let outcome = match &arguments.command {
-        Command::Create(_) | Command::Run(_) | Command::Exec(_) => executable::run_from_copy(),
+        Command::Create(_) | Command::Run(_) | Command::Exec(_) => executable::run_out_of_reach(),
         _ => Ok(()),
     };
     match outcome.and_then(|()| commands::run(arguments, &log)) {
