@@ -4,7 +4,7 @@ BENCH_ARCHS ?= x86_64 aarch64
 BENCH ?=
 PROBE = -p coracle-measure --bin coracle-probe --profile guest --target $(ARCH)-unknown-linux-gnu
 
-.PHONY: bench bench-io bench-all-inputs bench-inputs bench-micro bench-rings
+.PHONY: bench bench-io bench-all-inputs bench-inputs bench-micro bench-oci bench-rings
 
 bench: bench-all-inputs ## measure boots in the emulated host and starts on /dev/kvm, and compare
 	cargo bench --bench vm -- boot $(BENCH_ARCHS:%=--arch %) $(BENCH)
@@ -33,3 +33,10 @@ RINGS ?=
 
 bench-rings: ## requests per second and exits per request of virtio queues on /dev/kvm (x86_64)
 	cargo bench --bench rings -- $(RINGS)
+
+# Passed on: --runs N.
+OCI ?=
+
+bench-oci: ## time containers by coracle-oci beside crun and runc, as root on an idle machine
+	cargo rustc --package coracle-guest --bin coracle-oci --profile guest --target $(HOST)-unknown-linux-gnu $(STATIC)
+	CORACLE_OCI=$(CURDIR)/target/$(HOST)-unknown-linux-gnu/guest/coracle-oci cargo bench --package coracle-guest --bench oci -- $(OCI)
