@@ -126,7 +126,7 @@ impl Key {
     }
 }
 
-/// Waits for the agent of a virtual machine. Dropping it, and all agents that came of it, removes its socket.
+/// Waits for the agent of a virtual machine. Dropping it, and all agents that came of it, removes its socket soon after.
 pub struct Listening {
     doors: Arc<doors::Doors>,
 }
