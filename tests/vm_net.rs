@@ -248,12 +248,13 @@ fn two_vms_meet_at_a_socket_and_see_each_other_go() {
         dd if=/dev/urandom of=/tmp/out bs=64k count=40 2>/dev/null
         nc -l -p 5001 < /tmp/out; nc -l -p 5002 > /tmp/back
         cmp /tmp/out /tmp/back && echo SAME $(sha256sum < /tmp/back)
-        carrier 0; carrier 1; echo AGAIN"
+        carrier 0; echo ALONE; carrier 1; echo AGAIN"
     );
     let first = Run::guest(&["--net", &net(",listen")], &script).start();
     first.wait_for("READY");
     let script = format!("{UP}{carrier}\n up 10.9.9.2/24; carrier 1; fetch 10.9.9.1 5001 5002");
     let second = Run::guest(&["--net", &net("")], &script).end().code(0);
+    first.wait_for("ALONE");
     Run::guest(&["--net", &net("")], "sleep 3").end().code(0);
     let first = first.end().code(0).shows("CARRIER 0").shows("AGAIN");
     let sum = first.text();
