@@ -81,7 +81,7 @@ fn all_at_once(transport: &str, taps: [&str; 2]) {
     fs::write(&first, pattern(BLOCKS)).unwrap();
     fs::write(&second, vec![0; 64 * BLOCKS as usize]).unwrap();
     let config = serde_json::json!({
-        "machine-config": { "vcpu_count": 1, "mem_size_mib": 192, "virtio_transport": transport },
+        "machine-config": { "vcpu_count": 2, "mem_size_mib": 192, "virtio_transport": transport },
         "drives": [drive("first", &first, "Sync"), drive("second", &second, "Async")],
         "network-interfaces": taps.map(|tap| serde_json::json!({ "iface_id": tap, "host_dev_name": tap })),
         "vsock": { "guest_cid": 3, "uds_path": socket },

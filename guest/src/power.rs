@@ -6,7 +6,7 @@
 use crate::{console, sys};
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    process::{Pid, Signal, kill_process_group},
+    process::{Pid, Signal, WaitOptions, kill_process_group, wait},
     system::{RebootCommand, reboot},
 };
 use std::{
@@ -14,11 +14,14 @@ use std::{
     io::{self, Read},
     os::fd::OwnedFd,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// What a command gets to clean up in.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// What killed processes get to be gone in.
+const GONE: Duration = Duration::from_secs(1);
 
 /// Something that tells of a press, by becoming readable.
 enum Button {
@@ -133,8 +136,24 @@ fn end_everything(signals: &[Signal]) {
     let _ = kill_process_group(everybody, Signal::KILL);
 }
 
+/// Kills whatever still runs, and gives it a moment to be gone. Linux resets its devices when it goes off: a program that is
+/// in the middle of using one may then keep a CPU in its driver for ever, and the machine with it.
+fn kill_everybody() {
+    let _ = kill_process_group(Pid::INIT, Signal::KILL);
+    let until = Instant::now() + GONE;
+    while let Ok(gone) = wait(WaitOptions::NOHANG) {
+        if gone.is_none() {
+            if Instant::now() > until {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 /// Ends the guest, when all that it said has been heard.
 pub(crate) fn off() {
+    kill_everybody();
     rustix::fs::sync();
     console::drain(io::stdout());
     if let Err(errno) = reboot(RebootCommand::PowerOff) {
@@ -144,6 +163,7 @@ pub(crate) fn off() {
 
 /// Starts the machine anew; comes back if that fails.
 pub(crate) fn restart() {
+    kill_everybody();
     rustix::fs::sync();
     console::drain(io::stdout());
     if let Err(errno) = reboot(RebootCommand::Restart) {
