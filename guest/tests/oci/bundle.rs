@@ -128,7 +128,7 @@ impl Bundle {
     /// The runtime with these arguments, in the bundle; killed if it takes too long.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=1", "20"]);
+        command.args(["-k", "1", "20"]);
         if self.runtime == "crun" {
             // It refuses machines that have both versions of cgroups; no comparison needs its cgroups.
             command.args(["unshare", "--mount", "sh", "-c", WITHOUT_CGROUP2, "sh"]);

@@ -82,6 +82,11 @@ fn a_tree_survives_and_tar_understands_it() {
 
 #[test]
 fn archives_of_tar_are_understood_in_each_format() {
+    let version = Command::new("tar").arg("--version").output().map(|tar| tar.stdout);
+    if !version.is_ok_and(|version| version.starts_with(b"tar (GNU tar)")) {
+        eprintln!("skipped: the tar of this machine knows one format only");
+        return;
+    }
     let from = Folder::new("formats");
     plant(&from.0);
     for format in ["gnu", "pax"] {
