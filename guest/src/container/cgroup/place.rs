@@ -35,7 +35,7 @@ pub fn place(hierarchy: &Hierarchy, linux: &Linux, id: &str) -> Result<Placed> {
         Err(error) if is_forbidden(&error) && settings.is_empty() && linux.cgroups_path.is_none() => {
             left_out.push(format!(
                 "{}: there is no cgroup, and device nodes are not restricted",
-                chain(&error)
+                error.chain()
             ));
             return Ok(Placed { cgroup: None, left_out });
         }
@@ -45,7 +45,7 @@ pub fn place(hierarchy: &Hierarchy, linux: &Linux, id: &str) -> Result<Placed> {
         match cgroup.restrict_devices(&resources.devices, &linux.devices) {
             // Without privileges of the machine a container can make no nodes either, and sees those that it is given.
             Err(error) if is_forbidden(&error) && (!geteuid().is_root() || in_user_namespace()) => {
-                left_out.push(format!("{}: device nodes are not restricted", chain(&error)));
+                left_out.push(format!("{}: device nodes are not restricted", error.chain()));
                 Ok(())
             }
             end => end,
@@ -76,11 +76,4 @@ fn is_forbidden(error: &Error) -> bool {
 fn in_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
-}
-
-fn chain(error: &Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
 }
